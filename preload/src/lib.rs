@@ -1,0 +1,92 @@
+//! `libtestudo.so`: the C and C++ allocation symbols, for `LD_PRELOAD` or for linking.
+//!
+//! Each symbol is one call into [`hardened_heap::c_api`]; nothing else is exported.
+
+mod cxx;
+mod extensions;
+mod introspection;
+
+use core::ffi::c_void;
+use hardened_heap::c_api;
+
+/// See malloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc(size: usize) -> *mut c_void {
+    c_api::malloc(size)
+}
+
+/// See malloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn free(chunk: *mut c_void) {
+    c_api::free(chunk);
+}
+
+/// See malloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    c_api::calloc(count, size)
+}
+
+/// See malloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn realloc(chunk: *mut c_void, size: usize) -> *mut c_void {
+    c_api::realloc(chunk, size)
+}
+
+/// See malloc(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn reallocarray(chunk: *mut c_void, count: usize, size: usize) -> *mut c_void {
+    c_api::reallocarray(chunk, count, size)
+}
+
+/// See posix_memalign(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+    c_api::memalign(align, size)
+}
+
+/// See posix_memalign(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+    c_api::aligned_alloc(align, size)
+}
+
+/// See posix_memalign(3).
+///
+/// # Safety
+/// `place` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { c_api::posix_memalign(place, align, size) }
+}
+
+/// See posix_memalign(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn valloc(size: usize) -> *mut c_void {
+    c_api::valloc(size)
+}
+
+/// See posix_memalign(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn pvalloc(size: usize) -> *mut c_void {
+    c_api::pvalloc(size)
+}
+
+/// See malloc_usable_size(3).
+#[unsafe(no_mangle)]
+pub extern "C" fn malloc_usable_size(chunk: *mut c_void) -> usize {
+    c_api::usable_size(chunk)
+}
+
+/// C23, 7.24.3.4.
+#[unsafe(no_mangle)]
+pub extern "C" fn free_sized(chunk: *mut c_void, size: usize) {
+    c_api::free_sized(chunk, size);
+}
+
+/// C23, 7.24.3.5.
+#[unsafe(no_mangle)]
+pub extern "C" fn free_aligned_sized(chunk: *mut c_void, align: usize, size: usize) {
+    c_api::free_aligned_sized(chunk, align, size);
+}

@@ -1,0 +1,304 @@
+//! The C and C++ allocation functions, without their symbols: `preload/` exports them, so that a
+//! Rust program that depends on this crate never has `malloc` exported at it.
+//!
+//! `errno`, alignment and zero sizes behave as the C standard and glibc's manual say. A violation ends the process
+//! with a report.
+
+use crate::chunk::header::Origin;
+use crate::heap::allocate::MIN_ALIGN_LOG2;
+use crate::heap::check::Stats;
+use crate::heap::free::Demand;
+use crate::heap::process;
+use crate::options::Options;
+use crate::os::mapping::{PAGE, page_ceil};
+use crate::os::process::Errno;
+use core::ffi::c_void;
+use core::ptr;
+
+/// Which of C++'s allocation functions was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum New {
+    /// `operator new`.
+    Single,
+    /// `operator new[]`.
+    Array,
+}
+
+impl New {
+    const fn origin(self) -> Origin {
+        match self {
+            Self::Single => Origin::New,
+            Self::Array => Origin::NewArray,
+        }
+    }
+
+    const fn aligned_origin(self) -> Origin {
+        match self {
+            Self::Single => Origin::AlignedNew,
+            Self::Array => Origin::AlignedNewArray,
+        }
+    }
+}
+
+const FREE: Demand = Demand::origin(
+    "free() was called on memory that did not come from malloc's family",
+    Origin::Malloc,
+    &[Origin::Memalign],
+);
+const REALLOC: Demand = Demand::origin(
+    "realloc() was called on memory that did not come from malloc's family",
+    Origin::Malloc,
+    &[Origin::Memalign],
+);
+const FREE_SIZED: Demand = Demand::origin(
+    "free_sized() was called on memory that did not come from malloc, calloc or realloc",
+    Origin::Malloc,
+    &[],
+);
+const FREE_ALIGNED_SIZED: Demand = Demand::origin(
+    "free_aligned_sized() was called on memory that did not come from aligned_alloc",
+    Origin::Memalign,
+    &[],
+);
+
+const fn delete_demand(new: New) -> Demand {
+    match new {
+        New::Single => {
+            Demand::origin("operator delete was called on memory that did not come from operator new", Origin::New, &[])
+        }
+        New::Array => Demand::origin(
+            "operator delete[] was called on memory that did not come from operator new[]",
+            Origin::NewArray,
+            &[],
+        ),
+    }
+}
+
+const fn aligned_delete_demand(new: New) -> Demand {
+    match new {
+        New::Single => Demand::origin(
+            "aligned operator delete was called on memory that did not come from aligned operator new",
+            Origin::AlignedNew,
+            &[],
+        ),
+        New::Array => Demand::origin(
+            "aligned operator delete[] was called on memory that did not come from aligned operator new[]",
+            Origin::AlignedNewArray,
+            &[],
+        ),
+    }
+}
+
+#[inline(always)]
+fn pointer(chunk: usize) -> *mut c_void {
+    ptr::with_exposed_provenance_mut(chunk)
+}
+
+/// `malloc`.
+#[inline(always)]
+#[must_use]
+pub fn malloc(size: usize) -> *mut c_void {
+    pointer(process::allocate(&Options::DEFAULT, size, Origin::Malloc))
+}
+
+/// `calloc`.
+#[inline(always)]
+#[must_use]
+pub fn calloc(count: usize, size: usize) -> *mut c_void {
+    let Some(bytes) = count.checked_mul(size) else {
+        Errno::set(libc::ENOMEM);
+        return ptr::null_mut();
+    };
+    let chunk = process::allocate(&Options::DEFAULT, bytes, Origin::Malloc);
+    if chunk != 0 && !process::hands_out_zeroes() {
+        // SAFETY: just allocated with so many bytes.
+        unsafe { ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0, bytes) };
+    }
+    pointer(chunk)
+}
+
+/// `free`.
+#[inline(always)]
+pub fn free(chunk: *mut c_void) {
+    if !chunk.is_null() {
+        process::free(chunk.expose_provenance(), FREE);
+    }
+}
+
+/// `realloc`. With size zero it frees and returns NULL, as glibc does.
+#[inline]
+#[must_use]
+pub fn realloc(chunk: *mut c_void, size: usize) -> *mut c_void {
+    if chunk.is_null() {
+        return malloc(size);
+    }
+    if size == 0 {
+        process::free(chunk.expose_provenance(), REALLOC);
+        return ptr::null_mut();
+    }
+    pointer(process::reallocate(chunk.expose_provenance(), size, REALLOC, MIN_ALIGN_LOG2, Origin::Malloc))
+}
+
+/// `reallocarray`.
+#[must_use]
+pub fn reallocarray(chunk: *mut c_void, count: usize, size: usize) -> *mut c_void {
+    match count.checked_mul(size) {
+        Some(bytes) => realloc(chunk, bytes),
+        None => {
+            Errno::set(libc::ENOMEM);
+            ptr::null_mut()
+        }
+    }
+}
+
+fn aligned(align: usize, size: usize, origin: Origin) -> usize {
+    process::allocate_aligned(&Options::DEFAULT, size, align.ilog2(), origin)
+}
+
+/// `memalign`. An alignment that is no power of two is rounded up to the next, as glibc does.
+#[must_use]
+pub fn memalign(align: usize, size: usize) -> *mut c_void {
+    match align.max(1).checked_next_power_of_two() {
+        Some(align) => pointer(aligned(align, size, Origin::Memalign)),
+        None => {
+            Errno::set(libc::EINVAL);
+            ptr::null_mut()
+        }
+    }
+}
+
+/// `aligned_alloc`. An alignment that is no power of two is EINVAL.
+#[must_use]
+pub fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+    if !align.is_power_of_two() {
+        Errno::set(libc::EINVAL);
+        return ptr::null_mut();
+    }
+    pointer(aligned(align, size, Origin::Memalign))
+}
+
+/// `posix_memalign`. Returns the error; `errno` and, on error, `*place` stay as they were.
+///
+/// # Safety
+/// `place` is writable.
+#[must_use]
+pub unsafe fn posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> i32 {
+    if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
+        return libc::EINVAL;
+    }
+    let _errno = Errno::keep();
+    let chunk = aligned(align, size, Origin::Memalign);
+    if chunk == 0 {
+        return libc::ENOMEM;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { place.write(pointer(chunk)) };
+    0
+}
+
+/// `valloc`.
+#[must_use]
+pub fn valloc(size: usize) -> *mut c_void {
+    pointer(aligned(PAGE, size, Origin::Memalign))
+}
+
+/// `pvalloc`.
+#[must_use]
+pub fn pvalloc(size: usize) -> *mut c_void {
+    if size > isize::MAX.cast_unsigned() {
+        Errno::set(libc::ENOMEM);
+        return ptr::null_mut();
+    }
+    pointer(aligned(PAGE, page_ceil(size), Origin::Memalign))
+}
+
+/// `malloc_usable_size`: the requested size, so that slack is never the program's.
+#[must_use]
+pub fn usable_size(chunk: *mut c_void) -> usize {
+    if chunk.is_null() { 0 } else { process::usable_size(chunk.expose_provenance()) }
+}
+
+/// C23's `free_sized`.
+#[inline(always)]
+pub fn free_sized(chunk: *mut c_void, size: usize) {
+    if !chunk.is_null() {
+        process::free(chunk.expose_provenance(), FREE_SIZED.sized(size));
+    }
+}
+
+/// C23's `free_aligned_sized`.
+pub fn free_aligned_sized(chunk: *mut c_void, align: usize, size: usize) {
+    if !chunk.is_null() {
+        let align_log2 = if align.is_power_of_two() { align.ilog2() } else { usize::BITS - 1 };
+        process::free(chunk.expose_provenance(), FREE_ALIGNED_SIZED.sized(size).aligned(align_log2));
+    }
+}
+
+/// `operator new`, with NULL for failure.
+#[inline(always)]
+#[must_use]
+pub fn new(kind: New, size: usize) -> *mut c_void {
+    pointer(process::allocate(&Options::DEFAULT, size, kind.origin()))
+}
+
+/// Aligned `operator new`, with NULL for failure. An alignment that is no power of two fails.
+#[must_use]
+pub fn new_aligned(kind: New, size: usize, align: usize) -> *mut c_void {
+    if !align.is_power_of_two() {
+        return ptr::null_mut();
+    }
+    pointer(aligned(align, size, kind.aligned_origin()))
+}
+
+/// `operator delete`.
+#[inline(always)]
+pub fn delete(kind: New, chunk: *mut c_void) {
+    if !chunk.is_null() {
+        process::free(chunk.expose_provenance(), delete_demand(kind));
+    }
+}
+
+/// Sized `operator delete`.
+#[inline(always)]
+pub fn delete_sized(kind: New, chunk: *mut c_void, size: usize) {
+    if !chunk.is_null() {
+        process::free(chunk.expose_provenance(), delete_demand(kind).sized(size));
+    }
+}
+
+/// Aligned `operator delete`, sized where `size` is known.
+pub fn delete_aligned(kind: New, chunk: *mut c_void, size: Option<usize>, align: usize) {
+    if !chunk.is_null() {
+        let align_log2 = if align.is_power_of_two() { align.ilog2() } else { usize::BITS - 1 };
+        let demand = aligned_delete_demand(kind).aligned(align_log2);
+        let demand = match size {
+            Some(size) => demand.sized(size),
+            None => demand,
+        };
+        process::free(chunk.expose_provenance(), demand);
+    }
+}
+
+/// Requested size of the live chunk that starts at an address; `None` for any other address.
+#[must_use]
+pub fn object_size(chunk: *const c_void) -> Option<usize> {
+    process::object_size(chunk.expose_provenance())
+}
+
+/// Verifies every chunk; a violation ends the process with a report.
+pub fn check_heap() {
+    if let Err(violation) = process::check() {
+        process::abort(&violation);
+    }
+}
+
+/// Gives free memory back to the system.
+pub fn purge() {
+    process::purge();
+}
+
+/// Counts what the heap holds.
+#[must_use]
+pub fn stats() -> Stats {
+    process::stats()
+}

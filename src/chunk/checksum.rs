@@ -1,0 +1,269 @@
+//! The keyed checksum that seals a header to its address.
+//!
+//! Attack: a program's overflow, or an attacker with any number of leaked headers, writes a header
+//! of its own. A bare CRC is linear, so the difference of two leaked headers could be XORed into a
+//! third; and two inputs with the same CRC stay the same however the CRC is mixed afterwards. So the secrets
+//! go in first: a 64×64→128-bit multiplication of the keyed address with the keyed fields (the
+//! folded multiply of wyhash), and CRC32 with a third secret only compresses its 64 bits to 32.
+//! This is not a cryptographic MAC: it makes every try a guess of 32 bits against an
+//! allocator that aborts on the first wrong one. Cost: about 2 ns of latency, mostly hidden.
+
+use super::header::{Fields, Header};
+use crate::size_class::HEADER;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The secrets of a heap. Never leave the allocator's metadata.
+#[derive(Clone, Copy)]
+pub(crate) struct Secrets {
+    address: u64,
+    fields: u64,
+    crc: u64,
+    free: u64,
+    canary: u64,
+}
+
+/// How the 64 mixed bits become 32. A type, so that the choice costs nothing on the fast path.
+pub(crate) trait Crc {
+    /// CRC32 of `value`, starting from `start`.
+    fn crc(start: u64, value: u64) -> u32;
+}
+
+/// The CPU's CRC32C instruction. Only for CPUs that have it: asked once, at start.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Instruction;
+
+#[cfg(target_arch = "x86_64")]
+impl Crc for Instruction {
+    #[inline(always)]
+    fn crc(start: u64, value: u64) -> u32 {
+        let mut crc = start;
+        // SAFETY: register arithmetic only. The instruction exists: `Settings` chooses this type after asking
+        // the CPU. Inline assembly, because a `target_feature` function would not be inlined here.
+        unsafe {
+            core::arch::asm!("crc32 {0}, {1}", inout(reg) crc, in(reg) value, options(pure, nomem, nostack, preserves_flags));
+        }
+        crc as u32
+    }
+}
+
+/// crc32fast's tables (another polynomial, the same properties), for CPUs without the instruction.
+pub(crate) struct Portable;
+
+impl Crc for Portable {
+    fn crc(start: u64, value: u64) -> u32 {
+        let mut hasher = crc32fast::Hasher::new_with_initial(start as u32);
+        hasher.update(&value.to_le_bytes());
+        hasher.finalize()
+    }
+}
+
+impl Secrets {
+    /// Secrets from a random stream.
+    pub(crate) fn draw(random: &mut crate::random::Random) -> Self {
+        Self {
+            address: random.u64(),
+            fields: random.u64(),
+            crc: random.u64() & 0xffff_ffff,
+            free: random.u64() & 0xffff_ffff,
+            canary: random.u64(),
+        }
+    }
+
+    /// The checksum of a live chunk's header fields at `address`.
+    #[inline(always)]
+    pub(crate) fn live<C: Crc>(&self, address: usize, fields: u32) -> u32 {
+        let product = u128::from(address as u64 ^ self.address) * u128::from(u64::from(fields) ^ self.fields);
+        C::crc(self.crc, product as u64 ^ (product >> 64) as u64)
+    }
+
+    /// The checksum of a free slot's header. Nothing is gained by forging one (whether a slot is free
+    /// is not read from it), so it is only a canary that says where it lies: one CRC.
+    #[inline(always)]
+    pub(crate) fn free<C: Crc>(&self, address: usize, fields: u32) -> u32 {
+        C::crc(self.free, address as u64 ^ (u64::from(fields) << 32))
+    }
+
+    /// The canary that fills the slack of the chunk with this header checksum.
+    ///
+    /// Every byte is even and above 0x7f: never zero, so that a stray terminator is seen, and neither
+    /// text nor 0xff, the bytes that overflows are made of. That leaves six random bits a byte.
+    #[inline(always)]
+    pub(crate) fn canary(&self, checksum: u32) -> u64 {
+        let checksum = u64::from(checksum);
+        let pattern = self.canary ^ checksum ^ (checksum << 32);
+        (pattern | 0x8080_8080_8080_8080) & 0xfefe_fefe_fefe_fefe
+    }
+}
+
+/// Secrets with the choice of checksum made at run time: for the slow paths.
+pub(crate) struct Seal {
+    pub(crate) secrets: Secrets,
+    pub(crate) has_instruction: bool,
+}
+
+impl Seal {
+    /// The checksum of a live chunk's fields.
+    pub(crate) fn live(&self, address: usize, fields: u32) -> u32 {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_instruction {
+            return self.secrets.live::<Instruction>(address, fields);
+        }
+        self.secrets.live::<Portable>(address, fields)
+    }
+
+    /// The checksum of a free slot's fields.
+    pub(crate) fn free(&self, address: usize, fields: u32) -> u32 {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_instruction {
+            return self.secrets.free::<Instruction>(address, fields);
+        }
+        self.secrets.free::<Portable>(address, fields)
+    }
+
+    /// The header of a slot that was never handed out.
+    pub(crate) fn fresh(&self, address: usize) -> Header {
+        Header::seal(Fields::FRESH, self.free(address, Fields::FRESH.0))
+    }
+
+    /// Writes that header in front of a chunk that belongs to the caller.
+    pub(crate) fn write_fresh(&self, address: usize) {
+        write(address, self.fresh(address));
+    }
+}
+
+/// The header in front of a chunk, as it stands.
+///
+/// One atomic load: a neighbour's owner may be changing it, and every value it ever has is whole.
+#[inline(always)]
+pub(crate) fn read(chunk: usize) -> Header {
+    // SAFETY: callers have established by geometry that a slot begins there and that its header is mapped.
+    let place = unsafe { &*core::ptr::with_exposed_provenance::<AtomicU64>(chunk - HEADER) };
+    Header(place.load(Ordering::Relaxed))
+}
+
+/// Writes the header in front of a chunk.
+#[inline(always)]
+pub(crate) fn write(chunk: usize, header: Header) {
+    // SAFETY: as in `read`; the slot belongs to the caller.
+    let place = unsafe { &*core::ptr::with_exposed_provenance::<AtomicU64>(chunk - HEADER) };
+    place.store(header.0, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Crc, Portable, Secrets};
+    use crate::random::Random;
+    use proptest::prelude::*;
+
+    fn detects_every_flip_of_one_or_two_bits<C: Crc>() {
+        let mut random = Random::from_number(3);
+        for _ in 0..20 {
+            let secrets = Secrets::draw(&mut random);
+            let address = (random.u64() as usize) & 0x7fff_ffff_fff0;
+            let fields = random.u32();
+            let sealed = secrets.live::<C>(address, fields);
+            let flip = |bit: u32| {
+                if bit < 47 {
+                    (1_usize << bit, 0_u32, 0_u32)
+                } else if bit < 79 {
+                    (0, 1 << (bit - 47), 0)
+                } else {
+                    (0, 0, 1 << (bit - 79))
+                }
+            };
+            for first in 0..111 {
+                for second in first..111 {
+                    let (a1, f1, c1) = flip(first);
+                    let (a2, f2, c2) = if first == second { (0, 0, 0) } else { flip(second) };
+                    let seen = secrets.live::<C>(address ^ a1 ^ a2, fields ^ f1 ^ f2);
+                    assert_ne!(seen, sealed ^ c1 ^ c2, "bits {first} and {second}");
+                }
+            }
+        }
+    }
+
+    fn xor_of_two_headers_forges_no_third<C: Crc>() {
+        let mut random = Random::from_number(4);
+        for _ in 0..20_000 {
+            let secrets = Secrets::draw(&mut random);
+            let address = (random.u64() as usize) & 0x7fff_ffff_fff0;
+            let (a, b, c) = (random.u32(), random.u32(), random.u32());
+            let forged = secrets.live::<C>(address, a) ^ secrets.live::<C>(address, b) ^ secrets.live::<C>(address, c);
+            assert_ne!(forged, secrets.live::<C>(address, a ^ b ^ c));
+            // The same with addresses: the header of one chunk moved to another by the difference of two.
+            let other = address ^ 0x40;
+            let moved = secrets.live::<C>(address, a) ^ secrets.live::<C>(other, a) ^ secrets.live::<C>(address, b);
+            assert_ne!(moved, secrets.live::<C>(other, b));
+        }
+    }
+
+    /// Equal CRC of (address, fields) must not mean equal checksum: the kernel of a CRC is public.
+    fn collisions_depend_on_the_secrets<C: Crc>() {
+        let mut random = Random::from_number(5);
+        let mut equal = 0;
+        let (a, b) = ((0x7000_0000_0010, 0x1234_5678), (0x7000_0000_0450, 0x9abc_def0));
+        for _ in 0..20_000 {
+            let secrets = Secrets::draw(&mut random);
+            equal += u32::from(secrets.live::<C>(a.0, a.1) == secrets.live::<C>(b.0, b.1));
+        }
+        assert_eq!(equal, 0);
+    }
+
+    #[test]
+    fn portable_checksum_detects_every_flip_of_one_or_two_bits() {
+        detects_every_flip_of_one_or_two_bits::<Portable>();
+    }
+
+    #[test]
+    fn portable_checksum_is_not_linear() {
+        xor_of_two_headers_forges_no_third::<Portable>();
+        collisions_depend_on_the_secrets::<Portable>();
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    mod with_the_instruction {
+        use super::super::{Crc, Instruction};
+
+        fn present() -> bool {
+            let present = crate::os::process::has_crc32_instruction();
+            if !present {
+                eprintln!("this CPU has no CRC32 instruction: nothing to test");
+            }
+            present
+        }
+
+        #[test]
+        fn instruction_checksum_detects_every_flip_of_one_or_two_bits() {
+            if present() {
+                super::detects_every_flip_of_one_or_two_bits::<Instruction>();
+            }
+        }
+
+        #[test]
+        fn instruction_checksum_is_not_linear() {
+            if present() {
+                super::xor_of_two_headers_forges_no_third::<Instruction>();
+                super::collisions_depend_on_the_secrets::<Instruction>();
+            }
+        }
+
+        #[test]
+        fn the_instruction_computes_crc32c() {
+            if present() {
+                // Check value of CRC-32C over "12345678" as one little-endian word, start and end complemented.
+                let word = u64::from_le_bytes(*b"12345678");
+                assert_eq!(!Instruction::crc(0xffff_ffff, word), 0x6087_809a);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn canary_bytes_are_never_zero_nor_text_nor_ff(checksum: u32, seed: u64) {
+            let secrets = Secrets::draw(&mut Random::from_number(seed));
+            for byte in secrets.canary(checksum).to_le_bytes() {
+                prop_assert!(byte > 0x7f && byte != 0xff);
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Testudo as the allocator of a Rust program.
+
+use crate::chunk::header::Origin;
+use crate::heap::check::Stats;
+use crate::heap::{private, process};
+use crate::options::Options;
+use crate::violation::Violation;
+use core::alloc::{GlobalAlloc, Layout};
+
+/// The process-wide heap as a Rust allocator.
+///
+/// ```
+/// use testudo::Testudo;
+///
+/// #[global_allocator]
+/// static ALLOCATOR: Testudo = Testudo::new();
+///
+/// let text = String::from("on a hardened heap");
+/// assert!(ALLOCATOR.check_heap().is_ok());
+/// # drop(text);
+/// ```
+#[derive(Debug)]
+pub struct Testudo {
+    options: Options,
+}
+
+impl Testudo {
+    /// Profile `default`. `TESTUDO_OPTIONS` in the environment changes it.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self::with(Options::DEFAULT)
+    }
+
+    /// Profile `strict`.
+    #[must_use]
+    pub const fn strict() -> Self {
+        Self::with(Options::STRICT)
+    }
+
+    /// Options to start from. The first request in the process decides: there is one process-wide heap.
+    #[must_use]
+    pub const fn with(options: Options) -> Self {
+        Self { options }
+    }
+
+    /// Counts what the heap holds, by walking it.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        process::stats()
+    }
+
+    /// Verifies every chunk.
+    ///
+    /// # Errors
+    /// The first damage found.
+    pub fn check_heap(&self) -> Result<(), Violation> {
+        process::check()
+    }
+
+    /// Gives free memory back to the system.
+    pub fn purge(&self) {
+        process::purge();
+    }
+}
+
+impl Default for Testudo {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// SAFETY: chunks have the size and alignment of their layout, stay where they are until they are given back, and no
+// method unwinds.
+unsafe impl GlobalAlloc for Testudo {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let chunk = process::allocate_aligned(&self.options, layout.size(), layout.align().ilog2(), Origin::Rust);
+        core::ptr::with_exposed_provenance_mut(chunk)
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, chunk: *mut u8, layout: Layout) {
+        process::free(chunk.expose_provenance(), private::demand(layout));
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        let chunk = unsafe { self.alloc(layout) };
+        if !chunk.is_null() && !process::hands_out_zeroes() {
+            // SAFETY: just allocated with this size.
+            unsafe { chunk.write_bytes(0, layout.size()) };
+        }
+        chunk
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, chunk: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let moved = process::reallocate(
+            chunk.expose_provenance(),
+            size,
+            private::demand(layout),
+            layout.align().ilog2(),
+            Origin::Rust,
+        );
+        core::ptr::with_exposed_provenance_mut(moved)
+    }
+}

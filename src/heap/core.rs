@@ -1,0 +1,290 @@
+//! What a heap is: settings, arena, classes, secondary, and the registry of its caches.
+
+use crate::budget::Budget;
+use crate::chunk::checksum::{Seal, Secrets};
+use crate::options::Options;
+use crate::os::lock::{Lock, RawLock};
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::os::process;
+use crate::primary::arena::{Arena, reserve_somewhere};
+use crate::primary::class::{self, Class};
+use crate::primary::region::state;
+use crate::primary::zero_sized::ZeroSized;
+use crate::protections::Set;
+use crate::random::Random;
+use crate::secondary::{self, Secondary};
+use crate::size_class::{CLASSES, ClassId};
+use crate::thread_cache::ThreadCache;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// Address space of the process-wide heap.
+pub(crate) const PROCESS_ARENA: usize = 8 << 40;
+/// Address space of a private heap.
+pub(crate) const PRIVATE_ARENA: usize = 64 << 30;
+
+/// Why a heap could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CreateError {
+    /// The kernel refused address space or memory.
+    OutOfMemory,
+    /// Neither `getrandom` nor `/dev/urandom` is available.
+    NoEntropy,
+}
+
+impl core::fmt::Display for CreateError {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.write_str(match self {
+            Self::OutOfMemory => "no address space for the heap (see ulimit -v)",
+            Self::NoEntropy => "no entropy: neither getrandom nor /dev/urandom is available",
+        })
+    }
+}
+
+impl core::error::Error for CreateError {}
+
+/// A heap. Lives in a mapping of its own at a random place, between guard pages: nothing that overflows in the
+/// program's memory reaches it.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) seal: Seal,
+    pub(crate) budget: Budget,
+    /// Largest single request in bytes.
+    pub(crate) max_alloc: usize,
+    pub(crate) arena: Arena,
+    pub(crate) classes: [Lock<Class>; CLASSES],
+    pub(crate) zero_sized: Lock<ZeroSized>,
+    pub(crate) secondary: Secondary,
+    registry: Lock<Registry>,
+    /// How many forks lie between the process that made the heap and this one.
+    generation: AtomicU32,
+}
+
+/// The caches of a heap and the marks that they use.
+struct Registry {
+    /// First cache of the list.
+    first: usize,
+    /// Marks in use, as bits.
+    marks: [u64; 4],
+    random: Random,
+}
+
+impl Registry {
+    fn take_mark(&mut self) -> u8 {
+        for mark in state::FIRST_MARK..state::SHARED_MARK {
+            if let Some(word) = self.marks.get_mut(usize::from(mark / 64))
+                && *word & 1 << (mark % 64) == 0
+            {
+                *word |= 1 << (mark % 64);
+                return mark;
+            }
+        }
+        state::SHARED_MARK
+    }
+
+    fn return_mark(&mut self, mark: u8) {
+        if mark != state::SHARED_MARK
+            && let Some(word) = self.marks.get_mut(usize::from(mark / 64))
+        {
+            *word &= !(1 << (mark % 64));
+        }
+    }
+}
+
+const CORE_BYTES: usize = page_ceil(size_of::<Core>());
+
+impl Core {
+    /// Makes a heap with at most `arena_bytes` of address space; returns its address.
+    ///
+    /// # Errors
+    /// When the kernel refuses memory or entropy.
+    pub(crate) fn create(options: Options, arena_bytes: usize) -> Result<usize, CreateError> {
+        let mut random = if options.seed == 0 {
+            Random::from_kernel().map_err(|_| CreateError::NoEntropy)?
+        } else {
+            Random::from_number(options.seed)
+        };
+        let out_of_memory = |OutOfMemory| CreateError::OutOfMemory;
+        let start = reserve_somewhere(CORE_BYTES + 2 * PAGE, &mut random).map_err(out_of_memory)?;
+        let made = mapping::commit(start + PAGE, CORE_BYTES)
+            .and_then(|()| Self::write(start + PAGE, options, arena_bytes, &mut random));
+        match made {
+            Ok(()) => Ok(start + PAGE),
+            Err(refused) => {
+                mapping::unmap(start, CORE_BYTES + 2 * PAGE);
+                Err(out_of_memory(refused))
+            }
+        }
+    }
+
+    fn write(address: usize, options: Options, arena_bytes: usize, random: &mut Random) -> Result<(), OutOfMemory> {
+        let core = core::ptr::with_exposed_provenance_mut::<Self>(address);
+        let mebibytes = |limit: u32| if limit == 0 { usize::MAX } else { (limit as usize) << 20 };
+        // SAFETY: fresh zeroed memory, large enough and page-aligned; every field is written here, except that
+        // zeroes are a valid `Arena` of nothing, which `reserve` then describes. Its 512 region descriptors are
+        // not written, so that they take memory only as they are used.
+        unsafe {
+            (&raw mut (*core).options).write(options);
+            (&raw mut (*core).seal)
+                .write(Seal { secrets: Secrets::draw(random), has_instruction: process::has_crc32_instruction() });
+            (&raw mut (*core).budget).write(Budget::new(mebibytes(options.heap_limit_mb)));
+            (&raw mut (*core).max_alloc).write(mebibytes(options.max_alloc_mb));
+            (*(&raw mut (*core).arena)).reserve(arena_bytes, options.randomize, random)?;
+            for class in ClassId::all() {
+                let place = (&raw mut (*core).classes).cast::<Lock<Class>>().add(class.index());
+                place.write(Lock::new(Class::new(class)));
+            }
+            (&raw mut (*core).zero_sized).write(Lock::new(ZeroSized::new()));
+            (*(&raw mut (*core).secondary)).init(&options, random.fork());
+            (&raw mut (*core).registry).write(Lock::new(Registry { first: 0, marks: [0; 4], random: random.fork() }));
+            (&raw mut (*core).generation).write(AtomicU32::new(0));
+        }
+        Ok(())
+    }
+
+    /// Unmaps a heap with everything in it.
+    ///
+    /// # Safety
+    /// `address` came from [`Self::create`], and nothing of the heap is used afterwards.
+    pub(crate) unsafe fn destroy(address: usize) {
+        // SAFETY: the caller's promise.
+        let core = unsafe { Self::at(address) };
+        core.secondary.unmap_all();
+        let mut cache = core.registry.lock().first;
+        while cache != 0 {
+            // SAFETY: caches in the list are mapped, and nobody uses them any more.
+            let next = unsafe { (*core::ptr::with_exposed_provenance::<ThreadCache>(cache)).next };
+            ThreadCache::unmap(cache);
+            cache = next;
+        }
+        core.arena.unmap();
+        mapping::unmap(address - PAGE, CORE_BYTES + 2 * PAGE);
+    }
+
+    /// The heap at an address that [`Self::create`] returned.
+    ///
+    /// # Safety
+    /// It has not been destroyed, nor is it for `'a`.
+    #[inline(always)]
+    pub(crate) unsafe fn at<'a>(address: usize) -> &'a Self {
+        // SAFETY: the caller's promise.
+        unsafe { &*core::ptr::with_exposed_provenance(address) }
+    }
+
+    /// What a class needs.
+    pub(crate) fn ground(&self) -> class::Ground<'_> {
+        class::Ground { arena: &self.arena, budget: &self.budget, options: &self.options, seal: &self.seal }
+    }
+
+    /// What the secondary needs.
+    pub(crate) fn large_ground(&self) -> secondary::Ground<'_> {
+        secondary::Ground { budget: &self.budget, seal: &self.seal }
+    }
+
+    /// The shared state of a class.
+    #[inline(always)]
+    pub(crate) fn class(&self, class: ClassId) -> &Lock<Class> {
+        &self.classes[class.index() & (CLASSES - 1)]
+    }
+
+    /// A cache for a thread: a left one, or a new one. With `shared`, one that several threads use in turn.
+    ///
+    /// # Errors
+    /// When the system refuses the memory.
+    pub(crate) fn adopt_cache(&self, shared: bool) -> Result<usize, OutOfMemory> {
+        let mut registry = self.registry.lock();
+        let mut address = registry.first;
+        while address != 0 && !shared {
+            // SAFETY: caches in the list stay mapped as long as the heap. `in_use` and `next` are only touched under
+            // the registry's lock.
+            let cache = unsafe { &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(address) };
+            if !cache.in_use {
+                cache.in_use = true;
+                cache.mark = registry.take_mark();
+                cache.set = self.set(cache.mark);
+                cache.rounds = 0;
+                return Ok(address);
+            }
+            address = cache.next;
+        }
+        let mark = if shared { state::SHARED_MARK } else { registry.take_mark() };
+        let random = registry.random.fork();
+        let generation = self.generation.load(Ordering::Relaxed);
+        let made = ThreadCache::map(
+            core::ptr::from_ref(self).expose_provenance(),
+            mark,
+            self.set(mark),
+            self.options.quarantine_kb,
+            generation,
+            random,
+        );
+        let address = match made {
+            Ok(address) => address,
+            Err(refused) => {
+                registry.return_mark(mark);
+                return Err(refused);
+            }
+        };
+        // SAFETY: just mapped.
+        unsafe { (*core::ptr::with_exposed_provenance_mut::<ThreadCache>(address)).next = registry.first };
+        registry.first = address;
+        Ok(address)
+    }
+
+    fn set(&self, mark: u8) -> Set {
+        Set::of(&self.options, self.seal.has_instruction, mark == state::SHARED_MARK)
+    }
+
+    /// Takes a flushed cache back for the next thread.
+    pub(crate) fn leave_cache(&self, cache: &mut ThreadCache) {
+        let mut registry = self.registry.lock();
+        registry.return_mark(cache.mark);
+        cache.in_use = false;
+    }
+
+    /// Makes sure that a cache does not repeat the randomness that a fork copied.
+    pub(crate) fn refresh_randomness(&self, cache: &mut ThreadCache) {
+        let generation = self.generation.load(Ordering::Relaxed);
+        if cache.generation != generation {
+            cache.generation = generation;
+            cache.random = self.registry.lock().random.fork();
+        }
+    }
+
+    fn for_each_lock(&self, mut visit: impl FnMut(&RawLock)) {
+        visit(self.registry.raw());
+        for class in &self.classes {
+            visit(class.raw());
+        }
+        visit(self.zero_sized.raw());
+        visit(self.arena.lock().raw());
+        self.secondary.for_each_lock(visit);
+    }
+
+    /// Before a fork: nobody is in the middle of a change.
+    pub(crate) fn lock_all(&self) {
+        self.for_each_lock(RawLock::acquire);
+    }
+
+    /// After a fork, in the parent.
+    pub(crate) fn unlock_all(&self) {
+        self.for_each_lock(RawLock::release);
+    }
+
+    /// After a fork, in the child: its randomness must not be its parent's, nor that of its sisters.
+    pub(crate) fn restart_in_child(&self) {
+        self.for_each_lock(RawLock::reset);
+        if self.options.seed == 0 {
+            match Random::from_kernel() {
+                Ok(random) => {
+                    let mut registry = self.registry.lock();
+                    registry.random = random;
+                    self.secondary.reseed(registry.random.fork());
+                }
+                Err(_) => {
+                    crate::report::fatal("no entropy after fork: neither getrandom nor /dev/urandom is available")
+                }
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,274 @@
+//! From an address to what is known about it, for everything that is not the fast path. Geometry and
+//! out-of-band state first; only then is a header read.
+
+use super::core::Core;
+use super::free::Demand;
+use crate::chunk::canary::{self, Damage};
+use crate::chunk::checksum;
+use crate::chunk::header::{Fields, Header, Origin};
+use crate::primary::region::{Region, Slot, ZERO_SIZED, state};
+use crate::primary::zero_sized;
+use crate::secondary::table::Entry;
+use crate::secondary::{self, Secondary};
+use crate::size_class::{ClassId, MIN_ALIGN};
+use crate::violation::{Kind, Operation, Violation};
+use core::sync::atomic::Ordering;
+
+/// A live small chunk whose header and canaries were verified.
+#[derive(Clone, Copy)]
+pub(crate) struct Small<'a> {
+    pub(crate) region: &'a Region,
+    pub(crate) class: ClassId,
+    pub(crate) slot: Slot<'a>,
+    /// Where the slot's user area begins: the chunk itself, unless that is over-aligned.
+    pub(crate) start: usize,
+    pub(crate) fields: Fields,
+}
+
+impl Small<'_> {
+    /// Bytes from the start of the user area to the end of what was asked for.
+    pub(crate) fn end(&self) -> usize {
+        over_aligned(self.start, self.fields) - self.start + self.fields.size()
+    }
+}
+
+/// Where the chunk of a slot with these fields is.
+pub(crate) fn over_aligned(start: usize, fields: Fields) -> usize {
+    start.next_multiple_of((1_usize << fields.align_log2()).max(MIN_ALIGN))
+}
+
+/// A live chunk.
+#[derive(Clone, Copy)]
+pub(crate) enum Located<'a> {
+    Small(Small<'a>),
+    ZeroSized(&'a Region, Origin),
+    Large(Entry),
+}
+
+impl Located<'_> {
+    /// Requested size in bytes.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Small(small) => small.fields.size(),
+            Self::ZeroSized(..) => 0,
+            Self::Large(entry) => entry.size,
+        }
+    }
+
+    /// How it was allocated.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Small(small) => small.fields.origin(),
+            Self::ZeroSized(_, origin) => Some(*origin),
+            Self::Large(entry) => Some(entry.origin),
+        }
+    }
+
+    /// Requested alignment; that of zero-sized chunks is not recorded.
+    fn align_log2(&self) -> Option<u32> {
+        match self {
+            Self::Small(small) => Some(small.fields.align_log2()),
+            Self::ZeroSized(..) => None,
+            Self::Large(entry) => Some(u32::from(entry.align_log2)),
+        }
+    }
+
+    /// Whether it may be given back like this.
+    pub(crate) fn check_demand(&self, chunk: usize, demand: &Demand, mismatch: bool) -> Result<(), Violation> {
+        if !mismatch {
+            return Ok(());
+        }
+        let (size, origin) = (self.size(), self.origin());
+        let violation = |kind, detail| Violation::new(kind, Operation::Free, chunk, detail).chunk(size, origin);
+        if origin.is_none_or(|origin| demand.origins & 1 << origin as u8 == 0) {
+            return Err(violation(Kind::Mismatch, demand.function));
+        }
+        if let Some(given) = demand.size
+            && given != size
+        {
+            return Err(violation(Kind::WrongSize, "a size was given back that was not asked for")
+                .values(size as u64, given as u64));
+        }
+        if let (Some(given), Some(asked)) = (demand.align_log2, self.align_log2())
+            && given != asked
+        {
+            return Err(violation(Kind::WrongAlignment, "an alignment was given back that was not asked for")
+                .values(1 << asked, 1 << given));
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    /// The live chunk that starts at an address, verified.
+    ///
+    /// # Errors
+    /// When there is none, or its header or canaries were damaged.
+    #[inline(never)]
+    pub(crate) fn locate(&self, chunk: usize, operation: Operation) -> Result<Located<'_>, Violation> {
+        if let Some(region) = self.arena.region_of(chunk) {
+            if region.class() == ZERO_SIZED && region.slots() != 0 {
+                return self.locate_zero_sized(region, chunk, operation);
+            }
+            if let Some(class) = region.size_class()
+                && let Some(slot) = region.slot_around(chunk, class.stride())
+            {
+                return self.locate_small(region, class, slot, chunk, operation).map(Located::Small);
+            }
+            return Err(Violation::new(Kind::NotAChunk, operation, chunk, "nothing was ever allocated here"));
+        }
+        match self.secondary.find(chunk) {
+            secondary::Found::Live(entry) => {
+                Secondary::verify(self.large_ground(), &entry, operation)?;
+                Ok(Located::Large(entry))
+            }
+            secondary::Found::Freed(entry) => {
+                Err(Violation::new(Kind::Freed, operation, chunk, "this large chunk was given back before")
+                    .chunk(entry.size, Some(entry.origin)))
+            }
+            secondary::Found::Nothing => Err(Violation::new(
+                Kind::NotAChunk,
+                operation,
+                chunk,
+                "the address lies outside this heap, or inside a large chunk",
+            )),
+        }
+    }
+
+    fn locate_zero_sized<'a>(
+        &'a self,
+        region: &'a Region,
+        chunk: usize,
+        operation: Operation,
+    ) -> Result<Located<'a>, Violation> {
+        match self.zero_sized.lock().find(region, chunk) {
+            zero_sized::Found::Live(origin) => Ok(Located::ZeroSized(region, origin)),
+            zero_sized::Found::Freed => {
+                Err(Violation::new(Kind::Freed, operation, chunk, "this zero-sized chunk was given back before")
+                    .chunk(0, None))
+            }
+            zero_sized::Found::Nothing => {
+                Err(Violation::new(Kind::NotAChunk, operation, chunk, "no zero-sized chunk has this address"))
+            }
+        }
+    }
+
+    fn locate_small<'a>(
+        &self,
+        region: &'a Region,
+        class: ClassId,
+        slot: Slot<'a>,
+        chunk: usize,
+        operation: Operation,
+    ) -> Result<Small<'a>, Violation> {
+        let start = region.chunk(slot.index, class.stride());
+        let not_a_chunk = |detail| Violation::new(Kind::NotAChunk, operation, chunk, detail);
+        match slot.state.load(Ordering::Acquire) {
+            state::LIVE | state::RESIZING => {}
+            state::UNSEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
+            // Freed at least once, or lying ready for the first time.
+            _ => {
+                let header = checksum::read(start);
+                let fields = header.fields();
+                let known = self.seal.free(start, fields.0) == header.checksum();
+                return Err(match fields.origin() {
+                    Some(origin) if known && over_aligned(start, fields) == chunk => {
+                        Violation::new(Kind::Freed, operation, chunk, "the chunk was given back before")
+                            .chunk(fields.size(), Some(origin))
+                    }
+                    None if known && start == chunk => not_a_chunk("the slot at this address is not allocated"),
+                    _ if !known && start == chunk => Violation::new(
+                        Kind::Freed,
+                        operation,
+                        chunk,
+                        "the chunk was given back before, and its header was written to since",
+                    )
+                    .chunk(class.capacity(), None),
+                    _ => not_a_chunk("the address lies inside a slot that is not allocated"),
+                });
+            }
+        }
+        let header = checksum::read(start);
+        let fields = header.fields();
+        let expected = self.seal.live(start, fields.0);
+        if header.checksum() != expected || !fields.is_allocated() {
+            if slot.state.load(Ordering::Acquire) != state::LIVE {
+                // Another thread has given it back in this instant.
+                return Err(Violation::new(
+                    Kind::DoubleFree,
+                    operation,
+                    chunk,
+                    "two threads gave the chunk back at the same time",
+                ));
+            }
+            if !chunk.is_multiple_of(MIN_ALIGN) || chunk != start && chunk - start < MIN_ALIGN {
+                return Err(not_a_chunk("the address lies inside a chunk"));
+            }
+            return Err(corrupted(chunk, class, header, expected, operation));
+        }
+        if over_aligned(start, fields) != chunk {
+            return Err(
+                not_a_chunk("the address lies inside a chunk, not at its start").chunk(fields.size(), fields.origin())
+            );
+        }
+        let small = Small { region, class, slot, start, fields };
+        self.verify_canaries(&small, header, operation)?;
+        Ok(small)
+    }
+
+    /// Compares the canaries of a chunk whose header was verified.
+    pub(crate) fn verify_canaries(
+        &self,
+        small: &Small<'_>,
+        header: Header,
+        operation: Operation,
+    ) -> Result<(), Violation> {
+        if !self.options.canary {
+            return Ok(());
+        }
+        let word = self.seal.secrets.canary(header.checksum());
+        let memory = core::ptr::with_exposed_provenance::<u8>(small.start);
+        let chunk = over_aligned(small.start, small.fields);
+        let gap = chunk - small.start;
+        // SAFETY: the slot is live; the gap in front and the slack behind lie inside it, and gap and capacity
+        // are multiples of 8.
+        unsafe {
+            if let Err(damage) = canary::check(memory, 0, gap, word) {
+                return Err(Violation::new(
+                    Kind::CorruptHeader,
+                    operation,
+                    chunk,
+                    "the bytes in front of an over-aligned chunk were changed",
+                )
+                .chunk(small.fields.size(), small.fields.origin())
+                .values(damage.expected, damage.seen)
+                .at(damage.offset as isize - gap as isize));
+            }
+            if let Err(damage) = canary::check(memory, small.end(), small.class.capacity(), word) {
+                let damage = Damage { offset: damage.offset - gap, ..damage };
+                return Err(overflowed(chunk, small.fields, damage, operation));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Canaries behind a chunk were changed.
+#[cold]
+#[inline(never)]
+pub(crate) fn overflowed(chunk: usize, fields: Fields, damage: Damage, operation: Operation) -> Violation {
+    Violation::new(Kind::Overflow, operation, chunk, "the canary behind the chunk was changed")
+        .chunk(fields.size(), fields.origin())
+        .values(damage.expected, damage.seen)
+        .at(damage.offset as isize)
+}
+
+/// A live chunk's header does not match its checksum.
+#[cold]
+#[inline(never)]
+pub(crate) fn corrupted(chunk: usize, class: ClassId, seen: Header, expected: u32, operation: Operation) -> Violation {
+    Violation::new(Kind::CorruptHeader, operation, chunk, "the header does not match its checksum")
+        .chunk(class.capacity(), None)
+        .values(Header::seal(seen.fields(), expected).0, seen.0)
+        .at(-8)
+}

@@ -1,0 +1,16 @@
+//! The heap: one request, told from top to bottom.
+//!
+//! * [`allocate`]: pick → seal → hand out; [`free`]: verify → quarantine → recycle; [`reallocate`].
+//! * [`locate`]: from an address to what is known about it, for everything that is not the fast path.
+//! * [`core`]: the value that a heap is.
+//! * [`process`]: the heap of the process, thread by thread; [`private`]: heaps as values.
+
+pub(crate) mod allocate;
+pub(crate) mod check;
+pub(crate) mod core;
+pub(crate) mod free;
+pub(crate) mod locate;
+pub(crate) mod neighbours;
+pub(crate) mod private;
+pub(crate) mod process;
+pub(crate) mod reallocate;

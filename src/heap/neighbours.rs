@@ -1,0 +1,176 @@
+//! What lies before and behind a chunk: the next header tells of an overflow when there is no slack, and in
+//! `strict` both neighbours are verified.
+//!
+//! Neighbours belong to others, who may be changing them at this moment. Headers change by one
+//! store, from one whole value to another; and what looks damaged is looked at again before it is
+//! reported, because a false alarm would be an outage.
+
+use super::core::Core;
+use super::locate::{Small, over_aligned};
+use crate::chunk::checksum::{self, Crc};
+use crate::chunk::header::{Fields, Header};
+use crate::os::process;
+use crate::primary::region::{Region, Slot, SlotIndex, state};
+use crate::primary::slab::slots_log2;
+use crate::size_class::ClassId;
+use crate::violation::{Kind, Operation, Violation};
+use core::sync::atomic::Ordering;
+
+/// How often a suspicion is looked at again.
+const LOOKS: usize = 200;
+
+impl Core {
+    /// Whether a slot's header is one of ours, in whatever state.
+    #[inline(always)]
+    fn is_sealed<C: Crc>(&self, chunk: usize, header: Header) -> bool {
+        let (fields, secrets) = (header.fields(), &self.seal.secrets);
+        if fields.is_allocated() {
+            secrets.live::<C>(chunk, fields.0) == header.checksum()
+        } else {
+            secrets.free::<C>(chunk, fields.0) == header.checksum()
+        }
+    }
+
+    /// Verifies the header behind a chunk that fills its slot: the first bytes that an overflow hits.
+    #[inline(always)]
+    pub(crate) fn check_next_header<C: Crc>(
+        &self,
+        region: &Region,
+        index: SlotIndex,
+        class: ClassId,
+        start: usize,
+        fields: Fields,
+    ) -> Result<(), Violation> {
+        let next = start + class.stride();
+        if self.is_sealed::<C>(next, checksum::read(next)) {
+            return Ok(());
+        }
+        self.next_header_differs(region, index, class, start, fields)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn next_header_differs(
+        &self,
+        region: &Region,
+        index: SlotIndex,
+        class: ClassId,
+        start: usize,
+        fields: Fields,
+    ) -> Result<(), Violation> {
+        let next = start + class.stride();
+        let mut header = checksum::read(next);
+        for look in 0..LOOKS {
+            header = checksum::read(next);
+            let sealed = if fields.is_allocated() && header.fields().is_allocated() {
+                self.seal.live(next, header.fields().0) == header.checksum()
+            } else {
+                self.seal.free(next, header.fields().0) == header.checksum()
+            };
+            // The pages of released and of never used slots are zero.
+            let blank =
+                header.0 == 0 && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
+            if sealed || blank {
+                return Ok(());
+            }
+            if look > LOOKS / 2 {
+                process::yield_now();
+            }
+        }
+        let chunk = over_aligned(start, fields);
+        let expected = self.seal.live(next, header.fields().0);
+        Err(Violation::new(
+            Kind::Overflow,
+            Operation::Free,
+            chunk,
+            "the header of the slot behind the chunk was changed",
+        )
+        .chunk(fields.size(), fields.origin())
+        .values(Header::seal(header.fields(), expected).0, header.0)
+        .at((next - crate::size_class::HEADER).wrapping_sub(chunk) as isize))
+    }
+
+    /// Verifies both neighbours: the header behind in any case, and header and canaries of those that are live.
+    #[inline(never)]
+    pub(crate) fn check_neighbours<C: Crc>(
+        &self,
+        region: &Region,
+        index: SlotIndex,
+        class: ClassId,
+        start: usize,
+        fields: Fields,
+    ) -> Result<(), Violation> {
+        self.check_next_header::<C>(region, index, class, start, fields)?;
+        if let Some(before) = index.0.checked_sub(1) {
+            self.check_neighbour(region, SlotIndex(before), index, class)?;
+        }
+        if index.0 + 1 < region.frontier() {
+            self.check_neighbour(region, SlotIndex(index.0 + 1), index, class)?;
+        }
+        Ok(())
+    }
+
+    fn check_neighbour(
+        &self,
+        region: &Region,
+        neighbour: SlotIndex,
+        of: SlotIndex,
+        class: ClassId,
+    ) -> Result<(), Violation> {
+        if region.state(neighbour).load(Ordering::Acquire) != state::LIVE {
+            return Ok(());
+        }
+        let slab = |index: SlotIndex| index.0 >> slots_log2(class);
+        if slab(neighbour) == slab(of) {
+            return self.verify_slot(region, neighbour, class, Operation::Free);
+        }
+        // The chunk that is being freed keeps its own slab from being released, but not the next one.
+        let _keeps_slabs = self.class(class).lock();
+        self.verify_slot(region, neighbour, class, Operation::Free)
+    }
+
+    /// Verifies header and canaries of a slot, if it is live and stays so while it is looked at.
+    ///
+    /// The caller sees to it that the slab is not released meanwhile.
+    pub(crate) fn verify_slot(
+        &self,
+        region: &Region,
+        index: SlotIndex,
+        class: ClassId,
+        operation: Operation,
+    ) -> Result<(), Violation> {
+        let start = region.chunk(index, class.stride());
+        let slot = Slot { index, state: region.state(index) };
+        let mut outcome = Ok(());
+        for look in 0..LOOKS {
+            if slot.state.load(Ordering::Acquire) != state::LIVE {
+                return Ok(());
+            }
+            outcome = self.look_at(region, class, slot, start, operation);
+            if outcome.is_ok() {
+                return outcome;
+            }
+            if look > LOOKS / 2 {
+                process::yield_now();
+            }
+        }
+        outcome
+    }
+
+    fn look_at(
+        &self,
+        region: &Region,
+        class: ClassId,
+        slot: Slot<'_>,
+        start: usize,
+        operation: Operation,
+    ) -> Result<(), Violation> {
+        let header = checksum::read(start);
+        let fields = header.fields();
+        let expected = self.seal.live(start, fields.0);
+        if !fields.is_allocated() || header.checksum() != expected {
+            return Err(super::locate::corrupted(start, class, header, expected, operation));
+        }
+        self.verify_canaries(&Small { region, class, slot, start, fields }, header, operation)
+    }
+}

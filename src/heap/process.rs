@@ -1,0 +1,348 @@
+//! The heap of the process: made at the first request, with a cache for each thread.
+//!
+//! The first call can come before any constructor and from inside the loader; calls still come after a
+//! thread's destructors have run and after `exit` has begun.
+
+use super::allocate::Failure;
+use super::check::Stats;
+use super::core::{Core, PROCESS_ARENA};
+use super::free::Demand;
+use crate::chunk::header::Origin;
+use crate::options::{self, Options};
+use crate::os::lock::RawLock;
+use crate::os::process::{self as os_process, Errno};
+use crate::os::{environment, thread_local};
+use crate::protections::with_protections;
+use crate::report;
+use crate::thread_cache::ThreadCache;
+use crate::violation::{Operation, Violation};
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+/// Address of the process-wide heap; zero until it is made.
+static HEAP: AtomicUsize = AtomicUsize::new(0);
+/// Guards the making of it.
+static MAKING: RawLock = RawLock::new();
+/// The cache of all threads that have none of their own, and its lock.
+static SHARED: AtomicUsize = AtomicUsize::new(0);
+static SHARED_LOCK: RawLock = RawLock::new();
+/// The `pthread` key whose destructor returns a thread's cache, plus one; zero when there is none.
+static KEY: AtomicU32 = AtomicU32::new(0);
+
+/// The thread's word is the address of its cache, or one of these.
+const NO_CACHE_YET: usize = 0;
+const NO_CACHE_ANY_MORE: usize = 1;
+
+/// glibc's bound on rounds of thread-local destructors.
+const DESTRUCTOR_ROUNDS: u8 = 4;
+
+/// Options to start from when the process-wide heap is made by `Testudo::with`.
+pub(crate) type Start = Options;
+
+/// Runs `$body` with the thread's cache and its heap.
+///
+/// The fast path is the first branch; it is one load from thread-local storage and a comparison away.
+macro_rules! with_cache {
+    ($start:expr, |$core:ident, $cache:ident, $P:ident| $fast:expr, $slow:expr) => {{
+        let word = thread_local::get();
+        if word > NO_CACHE_ANY_MORE {
+            // SAFETY: the word is the address of this thread's own cache, which nobody else uses, and the heap
+            // lives as long as the process.
+            let ($core, $cache) = unsafe {
+                let cache = &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(word);
+                (Core::at(cache.core), cache)
+            };
+            with_protections!($cache.set, $P => $fast)
+        } else {
+            $slow
+        }
+    }};
+}
+
+/// NULL and ENOMEM, or the end.
+#[cold]
+#[inline(never)]
+fn fail(failure: Failure) -> usize {
+    match failure {
+        Failure::OutOfMemory => {
+            Errno::set(libc::ENOMEM);
+            0
+        }
+        Failure::Violation(violation) => report::abort(&violation),
+    }
+}
+
+/// A chunk of `size` bytes; zero (and ENOMEM) when there is no memory.
+#[inline(always)]
+pub(crate) fn allocate(start: &Start, size: usize, origin: Origin) -> usize {
+    with_cache!(
+        start,
+        |core, cache, P| match core.allocate::<P>(cache, size, origin) {
+            Ok(chunk) => chunk,
+            Err(failure) => fail(failure),
+        },
+        allocate_without_cache(start, size, super::allocate::MIN_ALIGN_LOG2, origin)
+    )
+}
+
+/// A chunk at a multiple of 2^`align_log2`; zero (and ENOMEM) when there is no memory.
+#[inline]
+pub(crate) fn allocate_aligned(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
+    with_cache!(
+        start,
+        |core, cache, P| match core.allocate_aligned::<P>(cache, size, align_log2, origin) {
+            Ok(chunk) => chunk,
+            Err(failure) => fail(failure),
+        },
+        allocate_without_cache(start, size, align_log2, origin)
+    )
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_without_cache(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
+    with_slow_cache(
+        start,
+        |core, cache| with_protections!(cache.set, P => core.allocate_aligned::<P>(cache, size, align_log2, origin)),
+    )
+    .unwrap_or_else(fail)
+}
+
+/// Whether chunks come zeroed: then `calloc` has nothing to do.
+#[inline]
+pub(crate) fn hands_out_zeroes() -> bool {
+    let heap = HEAP.load(Ordering::Relaxed);
+    // SAFETY: the process-wide heap is never destroyed.
+    heap != 0 && unsafe { Core::at(heap) }.options.zero_on_free
+}
+
+/// Takes a chunk back, or ends the process with a report.
+#[inline(always)]
+pub(crate) fn free(chunk: usize, demand: Demand) {
+    with_cache!(
+        &Options::DEFAULT,
+        |core, cache, P| {
+            if let Err(violation) = core.free::<P>(cache, chunk, demand) {
+                report::abort(&violation);
+            }
+        },
+        free_without_cache(chunk, demand)
+    );
+}
+
+#[cold]
+#[inline(never)]
+fn free_without_cache(chunk: usize, demand: Demand) {
+    let outcome = with_slow_cache(
+        &Options::DEFAULT,
+        |core, cache| with_protections!(cache.set, P => core.free::<P>(cache, chunk, demand)),
+    );
+    if let Err(violation) = outcome {
+        report::abort(&violation);
+    }
+}
+
+/// Changes the size of a chunk; zero (and ENOMEM) when there is no memory, and then the chunk is as it was.
+#[inline]
+pub(crate) fn reallocate(chunk: usize, size: usize, demand: Demand, align_log2: u32, origin: Origin) -> usize {
+    with_cache!(
+        &Options::DEFAULT,
+        |core, cache, P| match core.reallocate::<P>(cache, chunk, size, demand, align_log2, origin) {
+            Ok(chunk) => chunk,
+            Err(failure) => fail(failure),
+        },
+        reallocate_without_cache(chunk, size, demand, align_log2, origin)
+    )
+}
+
+#[cold]
+#[inline(never)]
+fn reallocate_without_cache(chunk: usize, size: usize, demand: Demand, align_log2: u32, origin: Origin) -> usize {
+    with_slow_cache(&Options::DEFAULT, |core, cache| {
+        with_protections!(cache.set, P => core.reallocate::<P>(cache, chunk, size, demand, align_log2, origin))
+    })
+    .unwrap_or_else(fail)
+}
+
+/// The requested size of a live chunk, or the end of the process with a report.
+pub(crate) fn usable_size(chunk: usize) -> usize {
+    let core = heap(&Options::DEFAULT);
+    match core.locate(chunk, Operation::UsableSize) {
+        Ok(located) => located.size(),
+        Err(violation) => report::abort(&violation),
+    }
+}
+
+/// The requested size of a live chunk, or `None` for any other address.
+pub(crate) fn object_size(chunk: usize) -> Option<usize> {
+    heap(&Options::DEFAULT).locate(chunk, Operation::UsableSize).ok().map(|located| located.size())
+}
+
+/// Verifies everything.
+pub(crate) fn check() -> Result<(), Violation> {
+    heap(&Options::DEFAULT).check()
+}
+
+/// Counts what the heap holds.
+pub(crate) fn stats() -> Stats {
+    heap(&Options::DEFAULT).stats()
+}
+
+/// Gives free memory back to the system.
+pub(crate) fn purge() {
+    if let Err(violation) = with_slow_cache(&Options::DEFAULT, |core, cache| core.purge(cache)) {
+        report::abort(&violation);
+    }
+}
+
+/// Ends the process with a report.
+pub(crate) fn abort(violation: &Violation) -> ! {
+    report::abort(violation)
+}
+
+/// Runs `work` with this thread's cache, made if need be, or with the shared one.
+fn with_slow_cache<R>(start: &Start, work: impl FnOnce(&'static Core, &mut ThreadCache) -> R) -> R {
+    let core = heap(start);
+    let word = match thread_local::get() {
+        NO_CACHE_YET => make_cache(core),
+        word => word,
+    };
+    if word > NO_CACHE_ANY_MORE {
+        // SAFETY: this thread's own cache.
+        return work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(word) });
+    }
+    SHARED_LOCK.acquire();
+    // SAFETY: the shared cache was made with the heap, and its lock is held.
+    let outcome = work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(SHARED.load(Ordering::Relaxed)) });
+    SHARED_LOCK.release();
+    outcome
+}
+
+/// Gives the calling thread a cache; the shared one stands in when there is no memory for that.
+fn make_cache(core: &Core) -> usize {
+    let _errno = Errno::keep();
+    let key = KEY.load(Ordering::Acquire);
+    let Some(key) = key.checked_sub(1) else { return NO_CACHE_ANY_MORE };
+    let Ok(cache) = core.adopt_cache(false) else { return NO_CACHE_ANY_MORE };
+    // Before pthread_setspecific, which may allocate: that call finds the cache.
+    thread_local::set(cache);
+    // SAFETY: the key was made by `make_heap`. Should it fail, the cache is lost when the thread ends, no more.
+    unsafe { libc::pthread_setspecific(key, core::ptr::without_provenance(cache)) };
+    cache
+}
+
+/// Runs when a thread ends. It puts itself off to the last round of destructors, because those of others still
+/// allocate and free; what comes even later goes through the shared cache.
+extern "C" fn thread_ends(cache: *mut libc::c_void) {
+    let address = cache.addr();
+    if thread_local::get() != address {
+        return;
+    }
+    // SAFETY: this thread's own cache.
+    let cache = unsafe { &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(address) };
+    if cache.rounds + 1 < DESTRUCTOR_ROUNDS
+        && let Some(key) = KEY.load(Ordering::Acquire).checked_sub(1)
+    {
+        cache.rounds += 1;
+        // SAFETY: as in `make_cache`.
+        unsafe { libc::pthread_setspecific(key, core::ptr::without_provenance(address)) };
+        return;
+    }
+    thread_local::set(NO_CACHE_ANY_MORE);
+    // SAFETY: the heap of the process lives as long as it.
+    let core = unsafe { Core::at(cache.core) };
+    if let Err(violation) = core.flush(cache) {
+        report::abort(&violation);
+    }
+    core.leave_cache(cache);
+}
+
+/// The process-wide heap, made if need be.
+#[inline]
+fn heap(start: &Start) -> &'static Core {
+    let address = HEAP.load(Ordering::Acquire);
+    if address != 0 {
+        // SAFETY: made by `make_heap`, never destroyed.
+        return unsafe { Core::at(address) };
+    }
+    make_heap(start)
+}
+
+#[cold]
+#[inline(never)]
+fn make_heap(start: &Start) -> &'static Core {
+    let _errno = Errno::keep();
+    MAKING.acquire();
+    let known = HEAP.load(Ordering::Acquire);
+    if known != 0 {
+        MAKING.release();
+        // SAFETY: as in `heap`.
+        return unsafe { Core::at(known) };
+    }
+    let options = options_of_process(start);
+    let address = match Core::create(options, PROCESS_ARENA) {
+        Ok(address) => address,
+        Err(error) => report::refuse(&format_args!("cannot start: {error}")),
+    };
+    // SAFETY: just made.
+    let core = unsafe { Core::at(address) };
+    match core.adopt_cache(true) {
+        Ok(shared) => SHARED.store(shared, Ordering::Release),
+        Err(_) => report::refuse(&"cannot start: no memory for the first cache (see ulimit -v)"),
+    }
+    HEAP.store(address, Ordering::Release);
+    MAKING.release();
+    // Each of these may allocate, and now can.
+    let mut key: libc::pthread_key_t = 0;
+    // SAFETY: `key` is a valid place; the destructor has the right type.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } == 0 {
+        KEY.store(key + 1, Ordering::Release);
+    }
+    // Registered as the first of all, these run last before a fork and first after it: handlers of others may
+    // allocate on both sides.
+    // SAFETY: the handlers live as long as the process.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
+    if options.check_at_exit {
+        // SAFETY: as above.
+        unsafe { libc::atexit(check_at_exit) };
+    }
+    core
+}
+
+fn options_of_process(start: &Start) -> Options {
+    let Some(text) = environment::variable(b"TESTUDO_OPTIONS") else { return *start };
+    match options::parse(*start, text) {
+        Ok(parsed) if parsed.help => print_help(start),
+        Ok(parsed) => parsed.options,
+        Err(error) => report::refuse(&error),
+    }
+}
+
+/// `help=1`: all options with their defaults, then the end.
+fn print_help(start: &Options) -> ! {
+    let mut text = report::Text::<8192>::new();
+    let _ = write!(text, "{}", options::Help(start));
+    os_process::write_all(libc::STDOUT_FILENO, text.as_bytes());
+    os_process::exit_now(0)
+}
+
+extern "C" fn check_at_exit() {
+    if let Err(violation) = check() {
+        report::abort(&violation);
+    }
+}
+
+extern "C" fn before_fork() {
+    SHARED_LOCK.acquire();
+    heap(&Options::DEFAULT).lock_all();
+}
+
+extern "C" fn after_fork_in_parent() {
+    heap(&Options::DEFAULT).unlock_all();
+    SHARED_LOCK.release();
+}
+
+extern "C" fn after_fork_in_child() {
+    heap(&Options::DEFAULT).restart_in_child();
+    SHARED_LOCK.reset();
+}

@@ -1,0 +1,89 @@
+//! Changing a chunk's size: in its slot, in its mapping, or by moving it.
+
+use super::allocate::Failure;
+use super::core::Core;
+use super::free::Demand;
+use super::locate::{Located, Small};
+use crate::chunk::canary;
+use crate::chunk::checksum;
+use crate::chunk::header::{Fields, Header, Origin};
+use crate::os::mapping::OutOfMemory;
+use crate::primary::region::state;
+use crate::protections::Protections;
+use crate::size_class::{ClassId, SMALL_MAX};
+use crate::thread_cache::ThreadCache;
+use crate::violation::{Operation, Violation};
+use core::sync::atomic::Ordering;
+
+impl Core {
+    /// Gives the chunk at `chunk` another size, at the same alignment and with the same contents; returns its new
+    /// address.
+    #[inline(never)]
+    pub(crate) fn reallocate<P: Protections>(
+        &self,
+        cache: &mut ThreadCache,
+        chunk: usize,
+        size: usize,
+        demand: Demand,
+        align_log2: u32,
+        origin: Origin,
+    ) -> Result<usize, Failure> {
+        let located = self.locate(chunk, Operation::Reallocate)?;
+        located.check_demand(chunk, &demand, self.options.mismatch)?;
+        let old_size = located.size();
+        match located {
+            Located::Small(small)
+                if small.start == chunk
+                    && ClassId::for_size(size) == Some(small.class)
+                    && small.fields.align_log2() == align_log2
+                    && size != 0 =>
+            {
+                self.resize_in_slot::<P>(&small, size)?;
+                return Ok(chunk);
+            }
+            Located::Large(entry) if size > SMALL_MAX => {
+                if size > self.max_alloc || size > isize::MAX as usize - (1 << 32) {
+                    return Err(Failure::OutOfMemory);
+                }
+                match self.secondary.resize(self.large_ground(), &entry, size) {
+                    Ok(moved) => return Ok(moved),
+                    // There may be room for a copy where there is none for moving pages.
+                    Err(OutOfMemory) => {}
+                }
+            }
+            _ => {}
+        }
+        let moved = self.allocate_aligned::<P>(cache, size, align_log2, origin)?;
+        let from = core::ptr::with_exposed_provenance::<u8>(chunk);
+        let to = core::ptr::with_exposed_provenance_mut::<u8>(moved);
+        // SAFETY: both chunks are live, distinct, and at least that long.
+        unsafe { to.copy_from_nonoverlapping(from, old_size.min(size)) };
+        self.free::<P>(cache, chunk, demand)?;
+        Ok(moved)
+    }
+
+    /// Another size in the same slot. What the chunk no longer has must not be found there if it grows again,
+    /// and what it gains must be zero, not canary.
+    fn resize_in_slot<P: Protections>(&self, small: &Small<'_>, size: usize) -> Result<(), Violation> {
+        let old = small.fields;
+        let Some(origin) = old.origin() else { return Ok(()) };
+        let fields = Fields::allocated(size, old.align_log2(), origin);
+        let sum = self.seal.live(small.start, fields.0);
+        // Neighbours that verify this chunk at this moment must not take it for damaged.
+        small.slot.state.store(state::RESIZING, Ordering::Release);
+        let memory = core::ptr::with_exposed_provenance_mut::<u8>(small.start);
+        let (low, high) = if size < old.size() { (size, old.size()) } else { (old.size(), size) };
+        if P::zero_on_free(&self.options) || size > old.size() {
+            // SAFETY: both sizes lie within the slot of a live chunk.
+            unsafe { memory.add(low).write_bytes(0, high - low) };
+        }
+        if P::canary(&self.options) {
+            let word = self.seal.secrets.canary(sum);
+            // SAFETY: as above; the capacity is a multiple of 8.
+            unsafe { canary::fill(memory, size, small.class.capacity(), word) };
+        }
+        checksum::write(small.start, Header::seal(fields, sum));
+        small.slot.state.store(state::LIVE, Ordering::Release);
+        Ok(())
+    }
+}

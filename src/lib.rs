@@ -1,0 +1,50 @@
+//! A hardened memory allocator for Linux.
+//!
+//! A size-class primary and an mmap secondary with checksummed chunk headers, randomised slot
+//! placement, guard pages and a delayed-free quarantine. It ends the process on double free, invalid
+//! free, overflow, write after free and mismatched deallocation, with a report that says what
+//! happened. What it guarantees, and which test proves it, is in `SECURITY.md`.
+//!
+//! ```text
+//!  C, C++ programs                       Rust programs
+//!  preload/  (malloc, operator new, …)   global (GlobalAlloc) · heap::private (Heap)
+//!             \                           /
+//!              heap   one request, told from top to bottom: pick → seal → hand out; verify → quarantine → recycle
+//!             /        |                  \
+//!    thread_cache   quarantine             \
+//!             \        |                    \
+//!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
+//!             \        |                    /
+//!    chunk: header, checksum, canary, contents · size_class · protections · random · options · violation · report
+//!                      os: mapping, lock, thread_local, entropy, environment, process
+//! ```
+//!
+//! Imports point down this picture. Checks return a [`Violation`]; only `report` aborts.
+#![cfg_attr(not(test), no_std)]
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("testudo runs on 64-bit Linux only");
+
+mod budget;
+pub mod c_api;
+mod chunk;
+mod global;
+mod heap;
+pub mod options;
+mod os;
+mod primary;
+mod protections;
+mod quarantine;
+mod random;
+mod report;
+mod secondary;
+mod size_class;
+mod thread_cache;
+mod violation;
+
+pub use global::Testudo;
+pub use heap::check::Stats;
+pub use heap::core::CreateError;
+pub use heap::private::{AllocateError, Heap};
+pub use options::{Options, Profile};
+pub use violation::{Chunk, Kind, Operation, Violation};

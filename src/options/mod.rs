@@ -1,0 +1,268 @@
+//! Options: one table from which the parser, `help=1`, the command and the documentation are made.
+
+mod parse;
+
+pub use parse::{OptionError, parse};
+
+/// How an option is read, shown and limited.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// `0` or `1`.
+    Switch {
+        /// Reads it.
+        get: fn(&Options) -> bool,
+        /// Sets it.
+        set: fn(&mut Options, bool),
+    },
+    /// A whole number.
+    Number {
+        /// Smallest value allowed.
+        min: i64,
+        /// Largest value allowed.
+        max: i64,
+        /// Reads it.
+        get: fn(&Options) -> i64,
+        /// Sets it.
+        set: fn(&mut Options, i64),
+    },
+    /// The name of a profile; sets every option, so it goes first.
+    Profile,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Specification {
+    /// The key in `TESTUDO_OPTIONS`.
+    pub name: &'static str,
+    /// One line of help.
+    pub help: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+}
+
+/// A set of protections that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Everything that costs little: for production.
+    Default,
+    /// Everything: both neighbours at free, audit at exit, races caught at once.
+    Strict,
+    /// Header, geometry, guard pages and randomisation; no zeroing, smallest quarantine.
+    Fast,
+}
+
+impl Profile {
+    /// All profiles, with their names.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("default", Self::Default), ("strict", Self::Strict), ("fast", Self::Fast)];
+
+    /// The options of this profile.
+    pub const fn options(self) -> Options {
+        match self {
+            Self::Default => Options::DEFAULT,
+            Self::Strict => Options::STRICT,
+            Self::Fast => Options::FAST,
+        }
+    }
+}
+
+/// What a heap protects, and how much memory it may use for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Fill slack with canaries and check them at free.
+    pub canary: bool,
+    /// Zero small chunks when they are freed.
+    pub zero_on_free: bool,
+    /// Check that a slot is still zero when it is reused. Needs `zero_on_free`.
+    pub write_after_free: bool,
+    /// Check both neighbours of a chunk when it is freed.
+    pub neighbours: bool,
+    /// Make the state change at free atomic, so that racing double frees are caught at once.
+    pub atomic_free: bool,
+    /// Check that chunks are given back the way they were allocated.
+    pub mismatch: bool,
+    /// Check every chunk at exit.
+    pub check_at_exit: bool,
+    /// Choose slots at random.
+    pub randomize: bool,
+    /// Put guard pages between runs of slabs.
+    pub guard_pages: bool,
+    /// KiB of small chunks that each thread holds back.
+    pub quarantine_kb: u32,
+    /// MiB of freed large chunks whose addresses stay inaccessible.
+    pub large_quarantine_mb: u32,
+    /// In hot loops over chunks below 2 MiB, keep some freed ones accessible.
+    pub ration_large: bool,
+    /// Milliseconds until free memory goes back to the system; 0 at once, -1 never.
+    pub release_interval_ms: i32,
+    /// MiB that the whole heap may use; 0 is no limit.
+    pub heap_limit_mb: u32,
+    /// MiB that one allocation may have; 0 is no limit.
+    pub max_alloc_mb: u32,
+    /// Seed of all randomness, for reproducible runs; 0 takes it from the kernel.
+    pub seed: u64,
+}
+
+impl Options {
+    /// The options of profile `default`.
+    pub const DEFAULT: Self = Self {
+        canary: true,
+        zero_on_free: true,
+        write_after_free: true,
+        neighbours: false,
+        atomic_free: false,
+        mismatch: true,
+        check_at_exit: false,
+        randomize: true,
+        guard_pages: true,
+        quarantine_kb: 512,
+        large_quarantine_mb: 64,
+        ration_large: true,
+        release_interval_ms: 1000,
+        heap_limit_mb: 0,
+        max_alloc_mb: 0,
+        seed: 0,
+    };
+
+    /// The options of profile `strict`.
+    pub const STRICT: Self = Self {
+        neighbours: true,
+        atomic_free: true,
+        check_at_exit: true,
+        quarantine_kb: 1024,
+        large_quarantine_mb: 256,
+        ration_large: false,
+        ..Self::DEFAULT
+    };
+
+    /// The options of profile `fast`.
+    pub const FAST: Self =
+        Self { canary: false, zero_on_free: false, write_after_free: false, quarantine_kb: 64, ..Self::DEFAULT };
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+macro_rules! switch {
+    ($field:ident, $help:literal) => {
+        Specification {
+            name: stringify!($field),
+            help: $help,
+            kind: Kind::Switch { get: |options| options.$field, set: |options, value| options.$field = value },
+        }
+    };
+}
+
+macro_rules! number {
+    ($field:ident, $type:ty, $min:literal..=$max:literal, $help:literal) => {
+        Specification {
+            name: stringify!($field),
+            help: $help,
+            kind: Kind::Number {
+                min: $min,
+                max: $max,
+                get: |options| options.$field as i64,
+                set: |options, value| options.$field = value as $type,
+            },
+        }
+    };
+}
+
+/// Every option there is.
+pub static TABLE: &[Specification] = &[
+    Specification {
+        name: "profile",
+        help: "set of protections to start from: default, strict or fast; goes first",
+        kind: Kind::Profile,
+    },
+    switch!(canary, "fill slack with canaries and check them at free"),
+    switch!(zero_on_free, "zero small chunks when they are freed"),
+    switch!(write_after_free, "check that a freed slot is still zero when it is reused (needs zero_on_free)"),
+    switch!(neighbours, "check both neighbours of a chunk when it is freed"),
+    switch!(atomic_free, "catch double frees by racing threads at once, not at reuse"),
+    switch!(mismatch, "check that chunks are given back the way they were allocated"),
+    switch!(check_at_exit, "check every chunk when the program exits"),
+    switch!(randomize, "choose slots at random"),
+    switch!(guard_pages, "put guard pages between runs of slabs"),
+    number!(quarantine_kb, u32, 0..=1_048_576, "KiB of freed small chunks that each thread holds back"),
+    number!(large_quarantine_mb, u32, 0..=1_048_576, "MiB of freed large chunks whose addresses stay inaccessible"),
+    switch!(ration_large, "in hot loops over 256 KiB to 2 MiB, keep some freed chunks accessible"),
+    number!(
+        release_interval_ms,
+        i32,
+        -1..=3_600_000,
+        "milliseconds until free memory goes back to the system; 0 at once, -1 never"
+    ),
+    number!(heap_limit_mb, u32, 0..=67_108_864, "MiB that the whole heap may use; 0 is no limit"),
+    number!(max_alloc_mb, u32, 0..=67_108_864, "MiB that one allocation may have; 0 is no limit"),
+    number!(
+        seed,
+        u64,
+        0..=9_223_372_036_854_775_807,
+        "seed of all randomness, for reproducible runs; 0 is unpredictable"
+    ),
+];
+
+/// The table as `help=1` prints it, with the values of some options as the defaults.
+pub struct Help<'a>(pub &'a Options);
+
+impl core::fmt::Display for Help<'_> {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        writeln!(out, "TESTUDO_OPTIONS=\"key=value:key=value\"\n")?;
+        for row in TABLE {
+            match row.kind {
+                Kind::Switch { get, .. } => {
+                    writeln!(out, "{}=0|1 (default {})\n    {}", row.name, u8::from(get(self.0)), row.help)?;
+                }
+                Kind::Number { min, max, get, .. } => {
+                    writeln!(out, "{}={min}..{max} (default {})\n    {}", row.name, get(self.0), row.help)?;
+                }
+                Kind::Profile => writeln!(out, "{}=default|strict|fast (default default)\n    {}", row.name, row.help)?,
+            }
+        }
+        writeln!(out, "help=1\n    print this and exit")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Options, Profile, TABLE};
+
+    #[test]
+    fn every_option_reads_back_what_was_set() {
+        for row in TABLE {
+            let mut options = Options::DEFAULT;
+            match row.kind {
+                Kind::Switch { get, set } => {
+                    for value in [true, false] {
+                        set(&mut options, value);
+                        assert_eq!(get(&options), value, "{}", row.name);
+                    }
+                }
+                Kind::Number { min, max, get, set } => {
+                    for value in [min, max] {
+                        set(&mut options, value);
+                        assert_eq!(get(&options), value, "{}", row.name);
+                    }
+                }
+                Kind::Profile => {}
+            }
+        }
+    }
+
+    #[test]
+    fn strict_protects_at_least_what_default_does() {
+        let strict = Profile::Strict.options();
+        for row in TABLE {
+            if let Kind::Switch { get, .. } = row.kind
+                && row.name != "ration_large"
+            {
+                assert!(get(&strict) || !get(&Options::DEFAULT), "{}", row.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A lock that never allocates: one word, spinning briefly, then sleeping in the kernel (futex).
+//!
+//! The three states are Drepper's ("Futexes are tricky", 2011): free, held, held with sleepers.
+
+use super::process::Errno;
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+const CONTENDED: u32 = 2;
+
+/// How often to look again before sleeping: a batch flush holds a class lock for well under a microsecond.
+const SPINS: u32 = 60;
+
+/// The bare lock, for those who must take and release it in different functions (fork).
+#[derive(Debug)]
+pub(crate) struct RawLock(AtomicU32);
+
+impl RawLock {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU32::new(FREE))
+    }
+
+    #[inline]
+    pub(crate) fn acquire(&self) {
+        if self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            self.acquire_slowly();
+        }
+    }
+
+    #[cold]
+    fn acquire_slowly(&self) {
+        for _ in 0..SPINS {
+            core::hint::spin_loop();
+            if self.0.load(Ordering::Relaxed) == FREE
+                && self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return;
+            }
+        }
+        let _errno = Errno::keep();
+        while self.0.swap(CONTENDED, Ordering::Acquire) != FREE {
+            // SAFETY: the word outlives the call; a spurious return only looks again. Should a sandbox forbid
+            // futex, the call fails at once and this loop spins.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    self.0.as_ptr(),
+                    libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                    CONTENDED,
+                    core::ptr::null::<libc::timespec>(),
+                );
+            }
+        }
+    }
+
+    #[inline]
+    pub(crate) fn release(&self) {
+        if self.0.swap(FREE, Ordering::Release) == CONTENDED {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        let _errno = Errno::keep();
+        // SAFETY: wakes at most one sleeper on a word that it is still waiting on.
+        unsafe {
+            libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
+        }
+    }
+
+    /// Forgets all holders and sleepers: only for the child of a fork, which has one thread.
+    pub(crate) fn reset(&self) {
+        self.0.store(FREE, Ordering::Release);
+    }
+}
+
+/// A value that is only reached while its lock is held.
+#[derive(Debug)]
+pub(crate) struct Lock<T> {
+    raw: RawLock,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: `value` is reached only through a guard, and one guard exists at a time.
+unsafe impl<T: Send> Sync for Lock<T> {}
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self { raw: RawLock::new(), value: UnsafeCell::new(value) }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> Guard<'_, T> {
+        self.raw.acquire();
+        Guard { lock: self }
+    }
+
+    /// The lock itself, for fork handlers.
+    pub(crate) fn raw(&self) -> &RawLock {
+        &self.raw
+    }
+}
+
+/// Access to a locked value; releases the lock when dropped.
+pub(crate) struct Guard<'a, T> {
+    lock: &'a Lock<T>,
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: the guard's existence means that the lock is held by this thread.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and the guard is borrowed mutably.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.lock.raw.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lock;
+
+    #[test]
+    fn a_lock_lets_one_thread_in_at_a_time() {
+        let counter = Lock::new(0_u64);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        *counter.lock() += 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*counter.lock(), 80_000);
+    }
+}

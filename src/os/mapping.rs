@@ -1,0 +1,139 @@
+//! Address space and memory: `mmap`, `mprotect`, `madvise`, `mremap` as typed calls that return an
+//! error instead of a magic pointer.
+//!
+//! Every call keeps `errno` as it found it: `free` must not change it, and `malloc` sets it in one
+//! place only.
+
+use super::process::Errno;
+use core::ptr;
+
+/// Bytes in a page. x86-64 Linux has no other base page size.
+pub(crate) const PAGE: usize = 4096;
+
+/// Bytes in a transparent huge page.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+
+/// The kernel refused the memory or the address range (limits, overcommit, `vm.max_map_count`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutOfMemory;
+
+/// `bytes` rounded up to whole pages; saturates below the end of the address space.
+pub(crate) const fn page_ceil(bytes: usize) -> usize {
+    bytes.saturating_add(PAGE - 1) & !(PAGE - 1)
+}
+
+/// `address` rounded down to the start of its page.
+pub(crate) const fn page_floor(address: usize) -> usize {
+    address & !(PAGE - 1)
+}
+
+fn map(hint: usize, bytes: usize, protection: i32, flags: i32) -> Result<usize, OutOfMemory> {
+    let _errno = Errno::keep();
+    // SAFETY: an anonymous private mapping; where MAP_FIXED is among the flags, the caller owns the range.
+    let address = unsafe {
+        libc::mmap(
+            ptr::without_provenance_mut(hint),
+            bytes,
+            protection,
+            flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if address == libc::MAP_FAILED {
+        return Err(OutOfMemory);
+    }
+    Ok(address.expose_provenance())
+}
+
+/// Reserves `bytes` of inaccessible address space, near `hint` where that is free.
+pub(crate) fn reserve(hint: usize, bytes: usize) -> Result<usize, OutOfMemory> {
+    map(hint, bytes, libc::PROT_NONE, libc::MAP_NORESERVE)
+}
+
+fn protect(address: usize, bytes: usize, protection: i32) -> Result<(), OutOfMemory> {
+    let _errno = Errno::keep();
+    // SAFETY: the caller owns the range; changing its protection touches nobody else's memory.
+    let result = unsafe { libc::mprotect(ptr::with_exposed_provenance_mut(address), bytes, protection) };
+    if result == 0 { Ok(()) } else { Err(OutOfMemory) }
+}
+
+/// Makes a range of a reservation readable and writable.
+pub(crate) fn commit(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    protect(address, bytes, libc::PROT_READ | libc::PROT_WRITE)
+}
+
+/// Makes a range inaccessible; its pages keep their contents.
+pub(crate) fn make_inaccessible(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    protect(address, bytes, libc::PROT_NONE)
+}
+
+/// Replaces a range by fresh inaccessible address space: its pages go back to the system at once.
+pub(crate) fn discard(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    map(address, bytes, libc::PROT_NONE, libc::MAP_NORESERVE | libc::MAP_FIXED).map(|_| ())
+}
+
+/// Gives the pages of a range back; it stays accessible and reads as zeroes.
+///
+/// `MADV_DONTNEED`, never `MADV_FREE`: the latter may show the old contents again.
+pub(crate) fn release(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    advise(address, bytes, libc::MADV_DONTNEED)
+}
+
+/// Asks for huge pages in a range. Advice: refusal changes nothing but speed.
+pub(crate) fn advise_huge(address: usize, bytes: usize) {
+    let _ = advise(address, bytes, libc::MADV_HUGEPAGE);
+}
+
+/// Keeps a range out of huge pages, where one touched byte would make 2 MiB resident.
+pub(crate) fn advise_no_huge(address: usize, bytes: usize) {
+    let _ = advise(address, bytes, libc::MADV_NOHUGEPAGE);
+}
+
+fn advise(address: usize, bytes: usize, advice: i32) -> Result<(), OutOfMemory> {
+    let _errno = Errno::keep();
+    // SAFETY: the caller owns the range.
+    let result = unsafe { libc::madvise(ptr::with_exposed_provenance_mut(address), bytes, advice) };
+    if result == 0 { Ok(()) } else { Err(OutOfMemory) }
+}
+
+/// Moves the pages of `[from, from + bytes)` to `to` and grows them there to `new_bytes`, without copying.
+/// `to` must be reserved address space of at least `new_bytes`.
+pub(crate) fn relocate(from: usize, bytes: usize, to: usize, new_bytes: usize) -> Result<(), OutOfMemory> {
+    let _errno = Errno::keep();
+    // SAFETY: the caller owns both ranges.
+    let result = unsafe {
+        libc::mremap(
+            ptr::with_exposed_provenance_mut(from),
+            bytes,
+            new_bytes,
+            libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+            ptr::with_exposed_provenance_mut::<libc::c_void>(to),
+        )
+    };
+    if result == libc::MAP_FAILED { Err(OutOfMemory) } else { Ok(()) }
+}
+
+/// Gives address space and memory back.
+pub(crate) fn unmap(address: usize, bytes: usize) {
+    let _errno = Errno::keep();
+    // SAFETY: the caller owns the range and keeps no reference into it. A refusal (the mapping limit can
+    // stop a split) leaves the range mapped, which wastes it but harms nobody.
+    let _ = unsafe { libc::munmap(ptr::with_exposed_provenance_mut(address), bytes) };
+}
+
+/// `madvise` advice of Linux 6.13: page-table markers that fault on access. They cost no mapping, so
+/// `vm.max_map_count` does not limit them.
+const MADV_GUARD_INSTALL: i32 = 102;
+const MADV_GUARD_REMOVE: i32 = 103;
+
+/// Gives the pages of a range back and makes it inaccessible without splitting its mapping.
+/// Fails on kernels before 6.13.
+pub(crate) fn install_guard(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    advise(address, bytes, MADV_GUARD_INSTALL)
+}
+
+/// Takes back [`install_guard`]: the range is accessible and zero.
+pub(crate) fn remove_guard(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    advise(address, bytes, MADV_GUARD_REMOVE)
+}

@@ -1,0 +1,98 @@
+//! `errno`, thread and CPU questions, the raw write to standard error, and the way out.
+
+/// Restores the calling thread's `errno` when dropped.
+pub(crate) struct Errno(i32);
+
+impl Errno {
+    /// Remembers `errno` until the value is dropped.
+    pub(crate) fn keep() -> Self {
+        // SAFETY: glibc's location of the calling thread's errno is always valid.
+        Self(unsafe { *libc::__errno_location() })
+    }
+
+    /// Sets `errno`.
+    pub(crate) fn set(value: i32) {
+        // SAFETY: as in `keep`.
+        unsafe { *libc::__errno_location() = value }
+    }
+}
+
+impl Drop for Errno {
+    fn drop(&mut self) {
+        Self::set(self.0);
+    }
+}
+
+/// The kernel's number of the calling thread.
+pub(crate) fn thread_number() -> i32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// The process number.
+pub(crate) fn process_number() -> i32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// Milliseconds of a clock that never goes back; a few milliseconds coarse, no system call.
+pub(crate) fn milliseconds() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place to write to. A failure leaves zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    time.tv_sec.cast_unsigned() * 1000 + time.tv_nsec.cast_unsigned() / 1_000_000
+}
+
+/// Gives the rest of the time slice away.
+pub(crate) fn yield_now() {
+    // SAFETY: no arguments.
+    unsafe { libc::sched_yield() };
+}
+
+/// Writes to a descriptor, never waiting for a reader: a full pipe drops the rest, because a process
+/// that must die may not hang on its own obituary.
+pub(crate) fn write_all(descriptor: i32, mut bytes: &[u8]) {
+    let _errno = Errno::keep();
+    while !bytes.is_empty() {
+        let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one valid pollfd. Up to 100 ms are given to a slow reader.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 100) };
+        if ready != 1 || poll.revents & libc::POLLOUT == 0 {
+            return;
+        }
+        // A pipe that polls writable takes at least 512 bytes (PIPE_BUF) without waiting.
+        let part = bytes.len().min(512);
+        // SAFETY: the buffer is valid for `part` bytes.
+        let written = unsafe { libc::write(descriptor, bytes.as_ptr().cast(), part) };
+        match usize::try_from(written) {
+            Ok(0) | Err(_) => return,
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+        }
+    }
+}
+
+/// Ends the process by SIGABRT, whatever handlers or masks the program has set.
+pub(crate) fn abort() -> ! {
+    // SAFETY: glibc's abort raises SIGABRT, lets a handler of the program see it, then resets the action
+    // and raises it again. It does not allocate and does not return.
+    unsafe { libc::abort() }
+}
+
+/// Ends the process with a status, before the program has begun.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: does not return and runs no handlers.
+    unsafe { libc::_exit(status) }
+}
+
+/// Whether the CPU has the CRC32 instruction (SSE 4.2). Asked once, at start.
+pub(crate) fn has_crc32_instruction() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // Leaf 1, ECX bit 20. `cpuid` is in every x86-64.
+        core::arch::x86_64::__cpuid(1).ecx & (1 << 20) != 0
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}

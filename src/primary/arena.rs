@@ -1,0 +1,225 @@
+//! The arena: the heap's address space, cut into regions, and the tables about them.
+//!
+//! As much is reserved as makes regions roomy and their places random, and what is granted is taken:
+//! under `ulimit -v` or valgrind regions are smaller, and a class may own several.
+
+use super::region::{Region, Tables, ZERO_SIZED};
+use super::slab::{Slab, slots_log2};
+use crate::os::environment;
+use crate::os::lock::Lock;
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::random::Random;
+use crate::size_class::{ClassId, MIN_ALIGN};
+
+/// The most regions that there are.
+pub(crate) const REGIONS: usize = 512;
+
+/// The smallest region, in bytes.
+const SMALLEST_REGION: usize = 1 << 20;
+
+/// The smallest arena that a process-wide heap starts with, in bytes.
+const SMALLEST_ARENA: usize = 32 << 20;
+
+/// Address space of the heap, its regions, and where their tables lie. Zeroes are a valid arena of nothing.
+pub(crate) struct Arena {
+    base: usize,
+    bytes: usize,
+    region_shift: u32,
+    tables: usize,
+    tables_bytes: usize,
+    randomize: bool,
+    regions: [Region; REGIONS],
+    /// How many regions are in use.
+    used: Lock<usize>,
+}
+
+/// Bytes of the tables of one region.
+#[derive(Clone, Copy)]
+struct Layout {
+    states: usize,
+    free_bits: usize,
+    slabs: usize,
+}
+
+impl Layout {
+    const fn of(region_bytes: usize) -> Self {
+        Self {
+            states: page_ceil(region_bytes / MIN_ALIGN + 1),
+            free_bits: page_ceil(region_bytes / MIN_ALIGN / 8 + 8),
+            // A slab has at least 64 KiB.
+            slabs: page_ceil((region_bytes >> 16) * size_of::<Slab>()),
+        }
+    }
+
+    /// With a guard page behind each table.
+    const fn total(self) -> usize {
+        self.states + self.free_bits + self.slabs + 3 * PAGE
+    }
+}
+
+impl Arena {
+    /// Reserves at most `wanted` bytes (a power of two), less where the process may not have so much.
+    ///
+    /// # Errors
+    /// When not even the smallest arena is to be had.
+    pub(crate) fn reserve(&mut self, wanted: usize, randomize: bool, random: &mut Random) -> Result<(), OutOfMemory> {
+        let allowed = environment::address_space_limit() / 2;
+        let mut bytes = wanted;
+        while bytes > allowed && bytes > SMALLEST_ARENA {
+            bytes /= 2;
+        }
+        loop {
+            match self.try_reserve(bytes, random) {
+                Ok(()) => {
+                    self.randomize = randomize;
+                    return Ok(());
+                }
+                Err(refused) if bytes <= SMALLEST_ARENA => return Err(refused),
+                Err(_) => bytes /= 2,
+            }
+        }
+    }
+
+    fn try_reserve(&mut self, bytes: usize, random: &mut Random) -> Result<(), OutOfMemory> {
+        let region_bytes = (bytes / REGIONS).max(SMALLEST_REGION);
+        let tables_bytes = Layout::of(region_bytes).total() * (bytes / region_bytes) + PAGE;
+        let base = reserve_somewhere(bytes, random)?;
+        let tables = match reserve_somewhere(tables_bytes, random) {
+            Ok(tables) => tables,
+            Err(refused) => {
+                mapping::unmap(base, bytes);
+                return Err(refused);
+            }
+        };
+        // One touched byte must not make 2 MiB resident, nor a purge be undone by promotion.
+        mapping::advise_no_huge(base, bytes);
+        mapping::advise_no_huge(tables, tables_bytes);
+        self.base = base;
+        self.bytes = bytes;
+        self.region_shift = region_bytes.ilog2();
+        self.tables = tables;
+        self.tables_bytes = tables_bytes;
+        Ok(())
+    }
+
+    /// Gives everything back. Nothing of the heap may be used afterwards.
+    pub(crate) fn unmap(&self) {
+        mapping::unmap(self.base, self.bytes);
+        mapping::unmap(self.tables, self.tables_bytes);
+    }
+
+    /// The region that an address lies in.
+    #[inline(always)]
+    pub(crate) fn region_of(&self, address: usize) -> Option<&Region> {
+        let distance = address.wrapping_sub(self.base);
+        if distance >= self.bytes {
+            return None;
+        }
+        // The bound follows from `bytes`; the mask lets the compiler drop the check.
+        Some(&self.regions[(distance >> self.region_shift) & (REGIONS - 1)])
+    }
+
+    /// The region of an address that the allocator itself handed out.
+    #[inline(always)]
+    pub(crate) fn own_region(&self, address: usize) -> &Region {
+        &self.regions[(address.wrapping_sub(self.base) >> self.region_shift) & (REGIONS - 1)]
+    }
+
+    /// A region by number.
+    #[inline(always)]
+    pub(crate) fn region(&self, number: usize) -> &Region {
+        &self.regions[number & (REGIONS - 1)]
+    }
+
+    /// The number of a region of this arena.
+    pub(crate) fn number_of(&self, region: &Region) -> usize {
+        (core::ptr::from_ref(region).addr() - self.regions.as_ptr().addr()) / size_of::<Region>()
+    }
+
+    /// The regions that are in use, with their numbers.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = (usize, &Region)> {
+        self.regions.iter().enumerate().filter(|(_, region)| region.slots() != 0)
+    }
+
+    /// Bytes of one region.
+    pub(crate) const fn region_bytes(&self) -> usize {
+        1 << self.region_shift
+    }
+
+    /// Whether regions are large enough for slabs of this class.
+    pub(crate) const fn fits(&self, class: ClassId) -> bool {
+        (class.stride() << slots_log2(class)) * 2 + 8 * PAGE <= self.region_bytes()
+    }
+
+    /// Opens an unused region, chosen at random, for a class; returns its number.
+    ///
+    /// # Errors
+    /// When all are in use.
+    pub(crate) fn open_region(&self, class: Option<ClassId>, random: &mut Random) -> Result<usize, OutOfMemory> {
+        let count = self.bytes >> self.region_shift;
+        let mut used = self.used.lock();
+        if *used == count {
+            return Err(OutOfMemory);
+        }
+        let mut number = if self.randomize { random.below(count as u32) as usize } else { *used };
+        while self.region(number).slots() != 0 {
+            number = (number + 1) % count;
+        }
+        *used += 1;
+        self.describe(number, class, random);
+        Ok(number)
+    }
+
+    /// Lays the slots of a region out. They begin behind at least one inaccessible page, at a random page
+    /// of the region's first quarter and a random place in that page.
+    fn describe(&self, number: usize, class: Option<ClassId>, random: &mut Random) {
+        let region_bytes = self.region_bytes();
+        let stride = class.map_or(MIN_ALIGN, ClassId::stride);
+        let (pages, steps) = if self.randomize {
+            let spread = (region_bytes / 4 / PAGE).min(1 << 20) as u32;
+            let spread = if region_bytes == SMALLEST_REGION { 4 } else { spread };
+            (random.below(spread) as usize, random.below((PAGE / MIN_ALIGN) as u32) as usize)
+        } else {
+            (0, 1)
+        };
+        let start = (1 + pages) * PAGE + steps * MIN_ALIGN;
+        // A page for the header behind the last slot, and one that stays inaccessible.
+        let room = region_bytes - start - 2 * PAGE;
+        let slots = (room / stride) as u32;
+        let slots = match class {
+            Some(class) => slots & !((1 << slots_log2(class)) - 1),
+            None => slots,
+        };
+        let layout = Layout::of(region_bytes);
+        let states = self.tables + PAGE + number * layout.total();
+        let free_bits = states + layout.states + PAGE;
+        let slabs = free_bits + layout.free_bits + PAGE;
+        let class = class.map_or(ZERO_SIZED, |class| class.index() as u8);
+        let first = self.base + (number << self.region_shift) + start + MIN_ALIGN;
+        self.region(number).open(class, stride, first, slots, Tables { states, free_bits, slabs });
+    }
+
+    /// The lock, for fork handlers.
+    pub(crate) fn lock(&self) -> &Lock<usize> {
+        &self.used
+    }
+}
+
+/// Reserves address space at a random place: more bits than the kernel's own layout randomisation gives.
+pub(crate) fn reserve_somewhere(bytes: usize, random: &mut Random) -> Result<usize, OutOfMemory> {
+    // Between 4 GiB and 64 TiB: above what programs map at fixed places, below the stack and libraries.
+    const LOWEST: u64 = 4 << 30;
+    const HIGHEST: u64 = 64 << 40;
+    if environment::address_space_limit() == usize::MAX {
+        for _ in 0..4 {
+            let hint = LOWEST + random.u64() % (HIGHEST - LOWEST);
+            let hint = (hint as usize) & !(PAGE - 1);
+            let got = mapping::reserve(hint, bytes)?;
+            if got == hint {
+                return Ok(got);
+            }
+            mapping::unmap(got, bytes);
+        }
+    }
+    mapping::reserve(0, bytes)
+}

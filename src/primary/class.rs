@@ -1,0 +1,416 @@
+//! A size class: which of its slots are handed out next, and which of its slabs go back to the system.
+//!
+//! Threads take and return slots in batches, under the lock of the class. A batch is one or more
+//! ascending runs, each from a randomly chosen open slab and a randomly chosen place in it: the next
+//! run can't be predicted, while a program's later walk over its objects still meets ascending
+//! lines, which is what hardware prefetching needs (SECURITY.md has both figures).
+
+use super::arena::Arena;
+use super::region::{Region, SlotIndex, state};
+use super::slab::{List, Place, Slab, SlabId, Slabs, slots_log2};
+use crate::budget::Budget;
+use crate::chunk::checksum::Seal;
+use crate::options::Options;
+use crate::os::mapping::{self, OutOfMemory, page_ceil, page_floor};
+use crate::os::process;
+use crate::random::Random;
+use crate::size_class::{ClassId, HEADER};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// The most slabs that are open at a time.
+const MAX_OPEN: usize = 8;
+
+/// The longest run of neighbouring slots that are taken together.
+const RUN: u32 = 32;
+
+/// The most slabs that are made accessible together.
+const MAX_RUN_SLABS: u32 = 1024;
+
+/// The most addresses that pass between a cache and a class at once.
+pub(crate) const BATCH: usize = 32;
+
+/// What a class stands on.
+#[derive(Clone, Copy)]
+pub(crate) struct Ground<'a> {
+    pub(crate) arena: &'a Arena,
+    pub(crate) budget: &'a Budget,
+    pub(crate) options: &'a Options,
+    pub(crate) seal: &'a Seal,
+}
+
+/// A slot came back that its cache did not own: it was given back twice by racing threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotOwned(pub(crate) usize);
+
+/// The shared state of a size class; reached under its lock.
+pub(crate) struct Class {
+    id: ClassId,
+    /// The region that grows, and the number of its next slab.
+    region: Option<usize>,
+    next_slab: u32,
+    /// Slabs with memory behind them, and those of them that are all free.
+    slabs_in_use: u32,
+    open: [SlabId; MAX_OPEN],
+    open_count: usize,
+    partial: List,
+    empty: List,
+    released: List,
+}
+
+/// Descriptors, found through the regions' tables.
+struct Descriptors<'a>(&'a Arena);
+
+impl Slabs for Descriptors<'_> {
+    fn slab(&mut self, id: SlabId) -> &mut Slab {
+        let table = self.0.region(id.region()).slabs();
+        let address = table + id.number() as usize * size_of::<Slab>();
+        // SAFETY: descriptors up to the frontier are mapped and zeroed (a valid `Slab`), and the holder of the class
+        // lock, who alone makes a `Descriptors`, is the only one to use them.
+        unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) }
+    }
+}
+
+impl Class {
+    pub(crate) const fn new(id: ClassId) -> Self {
+        Self {
+            id,
+            region: None,
+            next_slab: 0,
+            slabs_in_use: 0,
+            open: [SlabId::new(0, 0); MAX_OPEN],
+            open_count: 0,
+            partial: List::new(),
+            empty: List::new(),
+            released: List::new(),
+        }
+    }
+
+    fn slots(&self) -> u32 {
+        1 << slots_log2(self.id)
+    }
+
+    fn slab_bytes(&self) -> usize {
+        self.id.stride() << slots_log2(self.id)
+    }
+
+    /// Takes up to `out.len()` slots for the cache with this mark and writes the addresses of their chunks to
+    /// `out`; returns how many.
+    ///
+    /// # Errors
+    /// When there is not one slot and no memory for more.
+    pub(crate) fn take(
+        &mut self,
+        ground: Ground<'_>,
+        mark: u8,
+        random: &mut Random,
+        out: &mut [usize],
+    ) -> Result<usize, OutOfMemory> {
+        let mut taken = 0;
+        while taken < out.len() {
+            match self.open_slabs(ground, random) {
+                Ok(()) => {}
+                Err(refused) if taken == 0 => return Err(refused),
+                Err(_) => break,
+            }
+            let which = if ground.options.randomize { random.below(self.open_count as u32) as usize } else { 0 };
+            let Some(&slab) = self.open.get(which) else { break };
+            let rest = out.get_mut(taken..).unwrap_or_default();
+            taken += self.take_run(ground, slab, mark, random, rest);
+            if Descriptors(ground.arena).slab(slab).free == 0 {
+                self.close(ground, which);
+            }
+        }
+        Ok(taken)
+    }
+
+    fn close(&mut self, ground: Ground<'_>, which: usize) {
+        let Some(last) = self.open_count.checked_sub(1) else { return };
+        if let Some(&slab) = self.open.get(which) {
+            Descriptors(ground.arena).slab(slab).place = Place::Full;
+        }
+        self.open.swap(which, last);
+        self.open_count = last;
+    }
+
+    /// Opens slabs until there are as many as this class should have: one for every 16 in use, so that what is
+    /// open and not yet used stays a small part of the heap.
+    fn open_slabs(&mut self, ground: Ground<'_>, random: &mut Random) -> Result<(), OutOfMemory> {
+        let wanted = if ground.options.randomize { (1 + self.slabs_in_use as usize / 16).min(MAX_OPEN) } else { 1 };
+        while self.open_count < wanted {
+            let slab = match self.find_slab(ground, random) {
+                Ok(slab) => slab,
+                Err(_) if self.open_count > 0 => return Ok(()),
+                Err(refused) => return Err(refused),
+            };
+            Descriptors(ground.arena).slab(slab).place = Place::Open;
+            if let Some(place) = self.open.get_mut(self.open_count) {
+                *place = slab;
+                self.open_count += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next slab to open: one in partial use, a warm empty one, one without memory, a new one.
+    fn find_slab(&mut self, ground: Ground<'_>, random: &mut Random) -> Result<SlabId, OutOfMemory> {
+        let mut slabs = Descriptors(ground.arena);
+        if let Some(slab) = self.partial.oldest() {
+            self.partial.remove(&mut slabs, slab);
+            return Ok(slab);
+        }
+        if let Some(slab) = self.empty.newest() {
+            self.empty.remove(&mut slabs, slab);
+            return Ok(slab);
+        }
+        if self.released.oldest().is_none() {
+            self.grow(ground, random)?;
+        }
+        let slab = self.released.oldest().ok_or(OutOfMemory)?;
+        self.revive(ground, slab)?;
+        self.released.remove(&mut slabs, slab);
+        Ok(slab)
+    }
+
+    /// Puts memory behind a released slab: all its slots are free and unsealed.
+    fn revive(&mut self, ground: Ground<'_>, id: SlabId) -> Result<(), OutOfMemory> {
+        ground.budget.charge(self.slab_bytes())?;
+        let mut slabs = Descriptors(ground.arena);
+        let slab = slabs.slab(id);
+        if slab.inaccessible {
+            let (start, bytes) = self.inner_pages(ground.arena.region(id.region()), id);
+            if mapping::remove_guard(start, bytes).is_err() {
+                ground.budget.refund(self.slab_bytes());
+                return Err(OutOfMemory);
+            }
+            slab.inaccessible = false;
+        }
+        slab.free = self.slots() as u16;
+        let first = id.number() << slots_log2(self.id);
+        for_each_word(ground.arena.region(id.region()), first, self.slots(), |word, mask| {
+            word.store(word.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
+        });
+        self.slabs_in_use += 1;
+        Ok(())
+    }
+
+    /// The pages that belong to a slab alone: those at its edges carry slots of its neighbours.
+    fn inner_pages(&self, region: &Region, id: SlabId) -> (usize, usize) {
+        let first = id.number() << slots_log2(self.id);
+        let start = page_ceil(region.slot_start(SlotIndex(first), self.id.stride()));
+        let end = page_floor(region.slot_start(SlotIndex(first + self.slots()), self.id.stride()));
+        (start, end.saturating_sub(start))
+    }
+
+    /// Makes the next run of slabs accessible: half as many as there are, so that the number of mappings
+    /// grows with the logarithm of the heap. Between runs one slab's worth of addresses stays
+    /// inaccessible.
+    fn grow(&mut self, ground: Ground<'_>, random: &mut Random) -> Result<(), OutOfMemory> {
+        let log = slots_log2(self.id);
+        let stride = self.id.stride();
+        let number = match self.region {
+            Some(number) if self.next_slab < ground.arena.region(number).slots() >> log => number,
+            _ => {
+                let number = ground.arena.open_region(Some(self.id), random)?;
+                self.region = Some(number);
+                self.next_slab = 0;
+                number
+            }
+        };
+        let region = ground.arena.region(number);
+        let room = (region.slots() >> log) - self.next_slab;
+        let run = (self.slabs_in_use / 2).clamp(1, MAX_RUN_SLABS).min(room);
+        let (first, end) = (self.next_slab << log, (self.next_slab + run) << log);
+        // Up to and including the header behind the last slot, which tells of an overflow of that slot.
+        let start = page_floor(region.slot_start(SlotIndex(first), stride));
+        let stop = page_ceil(region.slot_start(SlotIndex(end), stride) + HEADER);
+        mapping::commit(start, stop - start)?;
+        commit_table(region.state(SlotIndex(first)).as_ptr().expose_provenance(), (end - first) as usize + 1)?;
+        commit_table(region.free_bits() + first as usize / 64 * 8, (end - first) as usize / 8 + 8)?;
+        commit_table(region.slabs() + self.next_slab as usize * size_of::<Slab>(), run as usize * size_of::<Slab>())?;
+        region.set_frontier(end);
+        for slab in self.next_slab..self.next_slab + run {
+            self.released.push(&mut Descriptors(ground.arena), SlabId::new(number, slab), Place::Released);
+        }
+        self.next_slab += run + u32::from(ground.options.guard_pages);
+        Ok(())
+    }
+
+    /// Takes one ascending run of slots out of an open slab.
+    fn take_run(&mut self, ground: Ground<'_>, id: SlabId, mark: u8, random: &mut Random, out: &mut [usize]) -> usize {
+        let region = ground.arena.region(id.region());
+        let first = id.number() << slots_log2(self.id);
+        let words = self.slots().div_ceil(64);
+        let start = if ground.options.randomize { random.below(words) } else { 0 };
+        let mut taken = 0;
+        for step in 0..words {
+            let base = first + ((start + step) % words) * 64;
+            let (word, mask) = word_of(region, base, self.slots());
+            let mut bits = word.load(Ordering::Relaxed) & mask;
+            if bits == 0 {
+                continue;
+            }
+            let high = bits >> 32 << 32;
+            if ground.options.randomize && high != 0 && random.u32() & 1 == 1 {
+                bits = high;
+            }
+            let limit = out.len().min(RUN as usize);
+            let mut gone = 0;
+            while bits != 0 && taken < limit {
+                let bit = bits.trailing_zeros();
+                bits &= bits - 1;
+                gone |= 1 << bit;
+                let index = SlotIndex((base & !63) + bit);
+                let address = self.prepare(ground, region, index, mark);
+                if let Some(place) = out.get_mut(taken) {
+                    *place = address;
+                    taken += 1;
+                }
+            }
+            word.store(word.load(Ordering::Relaxed) & !gone, Ordering::Relaxed);
+            break;
+        }
+        Descriptors(ground.arena).slab(id).free -= taken as u16;
+        taken
+    }
+
+    /// Marks a slot as the cache's, and sees to it that it and the slot behind it have a header.
+    fn prepare(&self, ground: Ground<'_>, region: &Region, index: SlotIndex, mark: u8) -> usize {
+        let chunk = region.chunk(index, self.id.stride());
+        let slot = region.state(index);
+        if slot.load(Ordering::Relaxed) == state::UNSEALED {
+            ground.seal.write_fresh(chunk);
+        }
+        slot.store(mark, Ordering::Relaxed);
+        let next = SlotIndex(index.0 + 1);
+        if region.state(next).load(Ordering::Relaxed) == state::UNSEALED {
+            // An unsealed slot belongs to the holder of the class lock: to us.
+            ground.seal.write_fresh(chunk + self.id.stride());
+        }
+        chunk
+    }
+
+    /// Takes back chunks that belong to the cache with this mark.
+    ///
+    /// # Errors
+    /// The first one that does not: two racing threads gave it back, and each thought it was first.
+    pub(crate) fn give_back(&mut self, ground: Ground<'_>, mark: u8, chunks: &[usize]) -> Result<(), NotOwned> {
+        let mut slabs = Descriptors(ground.arena);
+        let mut emptied = false;
+        for &chunk in chunks {
+            let region = ground.arena.own_region(chunk);
+            let slot = region.own_slot(chunk);
+            if slot.state.load(Ordering::Relaxed) != mark {
+                return Err(NotOwned(chunk));
+            }
+            slot.state.store(state::FREE, Ordering::Relaxed);
+            let (word, _) = word_of(region, slot.index.0 & !63, 64);
+            word.store(word.load(Ordering::Relaxed) | 1 << (slot.index.0 & 63), Ordering::Relaxed);
+            let id = SlabId::new(ground.arena.number_of(region), slot.index.0 >> slots_log2(self.id));
+            let all = self.slots() as u16;
+            let slab = slabs.slab(id);
+            slab.free += 1;
+            match slab.place {
+                Place::Full => self.partial.push(&mut slabs, id, Place::Partial),
+                Place::Partial if slab.free == all => {
+                    slab.emptied_at = process::milliseconds() as u32;
+                    self.partial.remove(&mut slabs, id);
+                    self.empty.push(&mut slabs, id, Place::Empty);
+                    emptied = true;
+                }
+                _ => {}
+            }
+        }
+        if emptied {
+            self.release_surplus(ground);
+        }
+        Ok(())
+    }
+
+    /// Gives empty slabs back, oldest first: those that are more than a tenth of the slabs in use at once, the
+    /// rest when they are older than the release interval.
+    fn release_surplus(&mut self, ground: Ground<'_>) {
+        let interval = ground.options.release_interval_ms;
+        if interval < 0 {
+            return;
+        }
+        let now = process::milliseconds() as u32;
+        while let Some(oldest) = self.empty.oldest() {
+            let occupied = self.slabs_in_use - self.empty.length();
+            let age = now.wrapping_sub(Descriptors(ground.arena).slab(oldest).emptied_at);
+            if self.empty.length() <= 1 + occupied / 10 && age < interval.cast_unsigned() {
+                break;
+            }
+            self.release(ground, oldest);
+        }
+    }
+
+    /// Gives the memory of all empty slabs back.
+    pub(crate) fn purge(&mut self, ground: Ground<'_>) {
+        let mut which = 0;
+        while let Some(&slab) = self.open.get(which).filter(|_| which < self.open_count) {
+            if Descriptors(ground.arena).slab(slab).free == self.slots() as u16 {
+                self.close(ground, which);
+                self.empty.push(&mut Descriptors(ground.arena), slab, Place::Empty);
+            } else {
+                which += 1;
+            }
+        }
+        while let Some(oldest) = self.empty.oldest() {
+            self.release(ground, oldest);
+        }
+    }
+
+    fn release(&mut self, ground: Ground<'_>, id: SlabId) {
+        let mut slabs = Descriptors(ground.arena);
+        let region = ground.arena.region(id.region());
+        self.empty.remove(&mut slabs, id);
+        let (start, bytes) = self.inner_pages(region, id);
+        if bytes > 0 {
+            // Best: gone and inaccessible in one call, at no mapping. Else gone; should even that be refused, the
+            // slots are still zero and are only sealed anew.
+            let guarded = mapping::install_guard(start, bytes).is_ok();
+            slabs.slab(id).inaccessible = guarded;
+            if !guarded {
+                let _ = mapping::release(start, bytes);
+            }
+        }
+        let first = id.number() << slots_log2(self.id);
+        for index in first..first + self.slots() {
+            region.state(SlotIndex(index)).store(state::UNSEALED, Ordering::Relaxed);
+        }
+        self.released.push(&mut slabs, id, Place::Released);
+        self.slabs_in_use -= 1;
+        ground.budget.refund(self.slab_bytes());
+    }
+
+    /// Bytes of the slabs that have memory behind them, and of those among them that are all free.
+    pub(crate) fn footprint(&self) -> (usize, usize) {
+        let bytes = self.slab_bytes();
+        (self.slabs_in_use as usize * bytes, self.empty.length() as usize * bytes)
+    }
+}
+
+/// The word of free bits that begins with slot `base` (or contains it, for slabs of less than 64 slots), and the mask
+/// of the bits that belong to the slab.
+fn word_of(region: &Region, base: u32, slots: u32) -> (&AtomicU64, u64) {
+    let address = region.free_bits() + (base / 64) as usize * 8;
+    let mask = if slots >= 64 { !0 } else { ((1 << slots) - 1) << (base & 63) };
+    // SAFETY: free bits up to the frontier are mapped; only ever used as atomics (relaxed: the class lock orders
+    // them).
+    (unsafe { &*core::ptr::with_exposed_provenance(address) }, mask)
+}
+
+fn for_each_word(region: &Region, first: u32, slots: u32, change: impl Fn(&AtomicU64, u64)) {
+    let mut base = first;
+    while base < first + slots {
+        let (word, mask) = word_of(region, base, slots);
+        change(word, mask);
+        base += 64;
+    }
+}
+
+/// Makes the part of a table accessible that is about to be used.
+fn commit_table(start: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    let first = page_floor(start);
+    mapping::commit(first, page_ceil(start + bytes) - first)
+}

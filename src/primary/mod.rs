@@ -1,0 +1,16 @@
+//! The primary: one region of address space per size class, cut into slabs, cut into slots.
+//!
+//! * [`arena`] reserves the address space and hands regions to classes at random.
+//! * [`region`] is the geometry: address to slot number and state, without reading the heap.
+//! * [`slab`] describes groups of slots; [`class`] decides which slots are handed out next, and which
+//!   slabs go back to the system.
+//! * [`zero_sized`] hands out the inaccessible addresses of `malloc(0)`.
+//!
+//! All that is written here about slots lies out of band, in a mapping of its own with guard pages;
+//! of the heap itself only the headers of fresh slots are written.
+
+pub(crate) mod arena;
+pub(crate) mod class;
+pub(crate) mod region;
+pub(crate) mod slab;
+pub(crate) mod zero_sized;

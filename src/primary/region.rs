@@ -1,0 +1,261 @@
+//! A region: the slots of one size class, and the exact way from an address to its slot.
+//!
+//! Attack: a pointer that is not the start of a chunk (interior, misaligned, foreign) is given back, and
+//! data that an attacker wrote in front of it passes for a header. So geometry decides before
+//! any byte of the heap is read: the slot number is an exact division, done as one multiplication by
+//! the inverse of the stride and one rotation (Granlund and Montgomery, 1994), which leaves a
+//! number too large whenever the division is not exact.
+
+use crate::size_class::{ClassId, HEADER};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+/// Number of a slot within its region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SlotIndex(pub(crate) u32);
+
+/// State byte of a slot, out of band: the truth about liveness.
+///
+/// Who may write it: the owner of the slot. Ownership passes with the byte: `UNSEALED` and `FREE` slots belong to
+/// the holder of the class lock, marked ones to the thread cache with that mark, `LIVE` ones to the
+/// program, and so to whichever thread gives them back.
+pub(crate) mod state {
+    /// In a slab, no header written since its pages were mapped.
+    pub(crate) const UNSEALED: u8 = 0;
+    /// In the program's hands.
+    pub(crate) const LIVE: u8 = 1;
+    /// In a slab, freed before.
+    pub(crate) const FREE: u8 = 2;
+    /// In the program's hands, its header being rewritten by `realloc`.
+    pub(crate) const RESIZING: u8 = 3;
+    /// The first mark of a thread cache; [`SHARED_MARK`] is the last.
+    pub(crate) const FIRST_MARK: u8 = 8;
+    /// The mark of all caches that could not get one of their own: they change states atomically.
+    pub(crate) const SHARED_MARK: u8 = 255;
+}
+
+/// The class number of the region of zero-sized chunks.
+pub(crate) const ZERO_SIZED: u8 = 64;
+
+/// One region. All fields are written once, before any address in the region is known to anybody, except
+/// for the frontier, which grows. Zeroes are a valid region that nobody uses.
+#[repr(C, align(64))]
+pub(crate) struct Region {
+    /// Address of the chunk in slot 0.
+    first: AtomicUsize,
+    /// Inverse of the odd part of the stride, modulo 2^64.
+    inverse: AtomicU64,
+    /// Address of the state byte of slot 0.
+    states: AtomicUsize,
+    /// Slots below this number may have been handed out.
+    frontier: AtomicU32,
+    /// Logarithm of the power of two in the stride.
+    rotation: AtomicU8,
+    /// Class number or `ZERO_SIZED`; says nothing while no slots fit.
+    class: AtomicU8,
+    /// Address of the word of free bits of slot 0.
+    free_bits: AtomicUsize,
+    /// Address of the first slab descriptor.
+    slabs: AtomicUsize,
+    /// Number of slots that fit.
+    slots: AtomicU32,
+}
+
+/// Where the metadata of a region lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Tables {
+    pub(crate) states: usize,
+    pub(crate) free_bits: usize,
+    pub(crate) slabs: usize,
+}
+
+/// A slot and its state byte.
+#[derive(Clone, Copy)]
+pub(crate) struct Slot<'a> {
+    pub(crate) index: SlotIndex,
+    pub(crate) state: &'a AtomicU8,
+}
+
+/// The inverse of an odd number modulo 2^64 (Newton's iteration doubles the right bits each time).
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut step = 0;
+    while step < 6 {
+        inverse = inverse.wrapping_mul(2_u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        step += 1;
+    }
+    inverse
+}
+
+impl Region {
+    /// A region that nobody uses.
+    #[cfg(test)]
+    pub(crate) const fn unused() -> Self {
+        Self {
+            first: AtomicUsize::new(0),
+            inverse: AtomicU64::new(0),
+            states: AtomicUsize::new(0),
+            frontier: AtomicU32::new(0),
+            rotation: AtomicU8::new(0),
+            class: AtomicU8::new(0),
+            free_bits: AtomicUsize::new(0),
+            slabs: AtomicUsize::new(0),
+            slots: AtomicU32::new(0),
+        }
+    }
+
+    /// Gives the region to a class. The chunk of slot 0 will be at `first`, and `slots` slots fit.
+    pub(crate) fn open(&self, class: u8, stride: usize, first: usize, slots: u32, tables: Tables) {
+        let rotation = stride.trailing_zeros();
+        self.first.store(first, Ordering::Relaxed);
+        self.inverse.store(inverse(stride as u64 >> rotation), Ordering::Relaxed);
+        self.rotation.store(rotation as u8, Ordering::Relaxed);
+        self.states.store(tables.states, Ordering::Relaxed);
+        self.free_bits.store(tables.free_bits, Ordering::Relaxed);
+        self.slabs.store(tables.slabs, Ordering::Relaxed);
+        self.slots.store(slots, Ordering::Relaxed);
+        self.class.store(class, Ordering::Release);
+    }
+
+    /// The class number.
+    #[inline(always)]
+    pub(crate) fn class(&self) -> u8 {
+        self.class.load(Ordering::Relaxed)
+    }
+
+    /// The class, where the region belongs to one.
+    pub(crate) fn size_class(&self) -> Option<ClassId> {
+        ClassId::new(self.class().into())
+    }
+
+    /// The class of a region that is known to belong to one.
+    #[inline(always)]
+    pub(crate) fn own_class(&self) -> ClassId {
+        ClassId::masked(self.class())
+    }
+
+    /// How many slots fit.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots.load(Ordering::Relaxed)
+    }
+
+    /// Slots from here on were never handed out.
+    #[inline(always)]
+    pub(crate) fn frontier(&self) -> u32 {
+        self.frontier.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_frontier(&self, frontier: u32) {
+        self.frontier.store(frontier, Ordering::Release);
+    }
+
+    /// Address of the first slab descriptor.
+    pub(crate) fn slabs(&self) -> usize {
+        self.slabs.load(Ordering::Relaxed)
+    }
+
+    /// Address of the free bits.
+    pub(crate) fn free_bits(&self) -> usize {
+        self.free_bits.load(Ordering::Relaxed)
+    }
+
+    /// The slot whose chunk starts exactly at `address`, if there is one below the frontier.
+    #[inline(always)]
+    pub(crate) fn slot_at(&self, address: usize) -> Option<Slot<'_>> {
+        let distance = address.wrapping_sub(self.first.load(Ordering::Relaxed)) as u64;
+        let quotient = distance
+            .wrapping_mul(self.inverse.load(Ordering::Relaxed))
+            .rotate_right(u32::from(self.rotation.load(Ordering::Relaxed)));
+        if quotient >= u64::from(self.frontier()) {
+            return None;
+        }
+        let index = SlotIndex(quotient as u32);
+        Some(Slot { index, state: self.state(index) })
+    }
+
+    /// The slot of a chunk that the allocator itself put away, so that its address is known to be right.
+    #[inline(always)]
+    pub(crate) fn own_slot(&self, address: usize) -> Slot<'_> {
+        let distance = address.wrapping_sub(self.first.load(Ordering::Relaxed)) as u64;
+        let quotient = distance
+            .wrapping_mul(self.inverse.load(Ordering::Relaxed))
+            .rotate_right(u32::from(self.rotation.load(Ordering::Relaxed)));
+        debug_assert!(quotient < u64::from(self.frontier()));
+        let index = SlotIndex(quotient as u32);
+        Slot { index, state: self.state(index) }
+    }
+
+    /// The slot whose user area contains `address`, by ordinary division.
+    pub(crate) fn slot_around(&self, address: usize, stride: usize) -> Option<Slot<'_>> {
+        let distance = address.checked_sub(self.first.load(Ordering::Relaxed))?;
+        let index = u32::try_from(distance / stride).ok()?;
+        (index < self.frontier()).then(|| {
+            let index = SlotIndex(index);
+            Slot { index, state: self.state(index) }
+        })
+    }
+
+    /// Address of the chunk in a slot.
+    #[inline(always)]
+    pub(crate) fn chunk(&self, index: SlotIndex, stride: usize) -> usize {
+        self.first.load(Ordering::Relaxed) + index.0 as usize * stride
+    }
+
+    /// Address of the first byte that belongs to a slot: its header.
+    pub(crate) fn slot_start(&self, index: SlotIndex, stride: usize) -> usize {
+        self.chunk(index, stride) - HEADER
+    }
+
+    /// The state byte of a slot below the frontier, or of the one at it.
+    #[inline(always)]
+    pub(crate) fn state(&self, index: SlotIndex) -> &AtomicU8 {
+        let address = self.states.load(Ordering::Relaxed) + index.0 as usize;
+        // SAFETY: the state bytes up to and including the frontier are mapped as long as the heap
+        // lives, and are only ever used as atomics.
+        unsafe { &*core::ptr::with_exposed_provenance(address) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Region, Tables};
+    use crate::size_class::ClassId;
+    use proptest::prelude::*;
+
+    const FIRST: usize = 0x1000_0000_0010;
+
+    fn region(class: ClassId) -> Region {
+        let region = Region::unused();
+        // The tables are never read: only geometry is asked.
+        let tables = Tables { states: 0x10_0000_0000, free_bits: 0, slabs: 0 };
+        region.open(class.index() as u8, class.stride(), FIRST, 1 << 20, tables);
+        region.set_frontier(1 << 20);
+        region
+    }
+
+    proptest! {
+        #[test]
+        fn every_slot_start_is_found(class in 0_usize..64, index in 0_u32..1 << 20) {
+            let class = ClassId::new(class).expect("in range");
+            let region = region(class);
+            let address = FIRST + index as usize * class.stride();
+            prop_assert_eq!(region.slot_at(address).map(|slot| slot.index.0), Some(index));
+        }
+
+        #[test]
+        fn nothing_else_is(class in 0_usize..64, index in 0_u32..1 << 20, inside in 1_usize..1 << 18) {
+            let class = ClassId::new(class).expect("in range");
+            let inside = 1 + inside % (class.stride() - 1);
+            let region = region(class);
+            let address = FIRST + index as usize * class.stride() + inside;
+            prop_assert!(region.slot_at(address).is_none());
+        }
+
+        #[test]
+        fn no_address_outside_is_a_slot(class in 0_usize..64, address: usize) {
+            let class = ClassId::new(class).expect("in range");
+            let region = region(class);
+            prop_assume!(address.wrapping_sub(FIRST) >= class.stride() << 20);
+            prop_assert!(region.slot_at(address).is_none());
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The delayed-free quarantine of small chunks: per thread and class, a ring.
+//!
+//! Attack: use after free. A freed slot must not come back at once (the next allocation of its size
+//! would overlay it), nor after a number of frees that an attacker can count. A ring gives the minimum delay and
+//! keeps the order in which memory comes back, which the program's later walk needs; its length
+//! changes at every turn, which makes the delay unpredictable. Cost: one exchange of array elements.
+//!
+//! The ring is only the delay: that a chunk was freed is known from its state byte, so no flood of
+//! frees makes a double free pass.
+
+use crate::random::Random;
+
+/// Places in a ring.
+pub(crate) const PLACES: usize = 32;
+
+/// Slots of one class that were freed by one thread, oldest first.
+pub(crate) struct Ring {
+    /// Next place to exchange; the oldest chunk is there when the ring is full.
+    hand: u16,
+    /// Places in use.
+    length: u16,
+    /// Places that may be used at this turn.
+    limit: u16,
+    /// Places that may be used at most, for the class.
+    most: u16,
+    chunks: [usize; PLACES],
+}
+
+/// What became of a chunk that was put into a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It took the place of this one, which leaves the quarantine.
+    Exchanged(usize),
+    /// The ring must be asked again, in [`Ring::turn`].
+    AtTurn,
+}
+
+impl Ring {
+    pub(crate) const fn new(most: u16) -> Self {
+        Self { hand: 0, length: 0, limit: 0, most, chunks: [0; PLACES] }
+    }
+
+    /// Exchanges a freed chunk for the oldest one, unless the ring is at its turn or not full.
+    #[inline(always)]
+    pub(crate) fn exchange(&mut self, chunk: usize) -> Pushed {
+        if self.hand >= self.length {
+            return Pushed::AtTurn;
+        }
+        // The mask changes nothing: `hand` is below `length`. It spares a bounds check.
+        let place = &mut self.chunks[usize::from(self.hand) & (PLACES - 1)];
+        self.hand += 1;
+        Pushed::Exchanged(core::mem::replace(place, chunk))
+    }
+
+    /// Puts a chunk in when [`Self::exchange`] could not. The ring grows by one place if it may and
+    /// `room` allows it; otherwise a new turn begins, of another length: chunks that have no place in it leave
+    /// through `leave`, and so does one for the new chunk.
+    ///
+    /// Returns by how many places the ring has grown or, negative, shrunk.
+    #[cold]
+    pub(crate) fn turn(&mut self, chunk: usize, room: bool, random: &mut Random, mut leave: impl FnMut(usize)) -> i32 {
+        if self.length < self.limit && room {
+            if let Some(place) = self.chunks.get_mut(usize::from(self.length)) {
+                *place = chunk;
+                self.length += 1;
+                // Stay at the end until the ring is as long as it may be.
+                self.hand = self.length;
+                return 1;
+            }
+        }
+        // Three quarters to all of the places: the delay changes by a quarter from turn to turn.
+        let spread = u32::from(self.most) / 4 + 1;
+        self.limit = self.most - random.below(spread) as u16;
+        let before = self.length;
+        // The oldest leave; they stand at the front when the hand is at the end.
+        let surplus = usize::from(before.saturating_sub(self.limit));
+        for &oldest in self.chunks.iter().take(surplus) {
+            leave(oldest);
+        }
+        self.chunks.copy_within(surplus..usize::from(before), 0);
+        self.length -= surplus as u16;
+        self.hand = 0;
+        let mut grown = i32::from(self.length) - i32::from(before);
+        match self.exchange(chunk) {
+            Pushed::Exchanged(old) => leave(old),
+            Pushed::AtTurn if self.limit > 0 && room => {
+                // Empty until now.
+                self.chunks[0] = chunk;
+                self.length = 1;
+                self.hand = 1;
+                grown += 1;
+            }
+            Pushed::AtTurn => leave(chunk),
+        }
+        grown
+    }
+
+    /// Empties the ring through `leave`; returns how many chunks left.
+    pub(crate) fn drain(&mut self, mut leave: impl FnMut(usize)) -> i32 {
+        let length = self.length;
+        for &chunk in self.chunks.iter().take(usize::from(length)) {
+            leave(chunk);
+        }
+        self.length = 0;
+        self.hand = 0;
+        self.limit = 0;
+        i32::from(length)
+    }
+
+    /// Chunks held back.
+    pub(crate) const fn length(&self) -> u16 {
+        self.length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pushed, Ring};
+    use crate::random::Random;
+    use proptest::prelude::*;
+
+    fn push(ring: &mut Ring, chunk: usize, room: bool, random: &mut Random) -> (Vec<usize>, i32) {
+        let mut left = Vec::new();
+        let grown = match ring.exchange(chunk) {
+            Pushed::Exchanged(old) => {
+                left.push(old);
+                0
+            }
+            Pushed::AtTurn => ring.turn(chunk, room, random, |old| left.push(old)),
+        };
+        (left, grown)
+    }
+
+    proptest! {
+        #[test]
+        fn no_chunk_is_lost_or_doubled_and_growth_is_counted(most in 0_u16..=32, seed: u64, rooms: Vec<bool>) {
+            let mut random = Random::from_number(seed);
+            let mut ring = Ring::new(most);
+            let (mut inside, mut length) = (std::collections::BTreeSet::new(), 0);
+            for (number, room) in rooms.into_iter().enumerate() {
+                inside.insert(number + 1);
+                let (left, grown) = push(&mut ring, number + 1, room, &mut random);
+                for chunk in left {
+                    prop_assert!(inside.remove(&chunk));
+                }
+                length += grown;
+                prop_assert_eq!(i32::from(ring.length()), length);
+                prop_assert_eq!(inside.len(), usize::from(ring.length()));
+                prop_assert!(ring.length() <= most);
+            }
+            let mut rest = Vec::new();
+            ring.drain(|chunk| rest.push(chunk));
+            rest.sort_unstable();
+            prop_assert_eq!(rest, inside.into_iter().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_chunk_stays_for_at_least_half_the_places_once_the_ring_is_full(seed: u64) {
+            let mut random = Random::from_number(seed);
+            let mut ring = Ring::new(32);
+            for number in 1..5000 {
+                for old in push(&mut ring, number, true, &mut random).0 {
+                    prop_assert!(number - old >= 16 || number < 64, "{old} left at {number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_delay_varies() {
+        let mut random = Random::from_number(1);
+        let mut ring = Ring::new(32);
+        let mut delays = std::collections::BTreeSet::new();
+        for number in 1..5000 {
+            for old in push(&mut ring, number, true, &mut random).0 {
+                delays.insert(number - old);
+            }
+        }
+        assert!(delays.len() >= 8, "{delays:?}");
+    }
+}

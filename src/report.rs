@@ -1,0 +1,142 @@
+//! The one place that turns a [`Violation`] into a report and an abort.
+//!
+//! No allocation, no lock, no `println!`: the text is put together on the stack and written with
+//! `write(2)`. Whoever reads it was woken at night, so it says what, where, how it was noticed, and
+//! what to do next.
+
+use crate::os::process;
+use crate::violation::{Kind, Operation, Violation};
+use core::fmt::{self, Write};
+
+/// Text on the stack; what does not fit is cut off.
+pub(crate) struct Text<const BYTES: usize> {
+    bytes: [u8; BYTES],
+    length: usize,
+}
+
+impl<const BYTES: usize> Text<BYTES> {
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; BYTES], length: 0 }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl<const BYTES: usize> Write for Text<BYTES> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
+            *place = byte;
+            self.length += 1;
+        }
+        Ok(())
+    }
+}
+
+/// What the rule means and what to do next.
+const fn advice(kind: Kind) -> &'static str {
+    match kind {
+        Kind::DoubleFree | Kind::Freed => "The chunk was given back before; look for a second owner of the pointer.",
+        Kind::NotAChunk => {
+            "Only an address that malloc or operator new returned, and that was not given back, may be passed."
+        }
+        Kind::Overflow => "The program wrote past the end of this chunk, some time since it was allocated.",
+        Kind::CorruptHeader => {
+            "The 8 bytes in front of the chunk were changed: a write before its start, or past the end of the chunk in front."
+        }
+        Kind::WriteAfterFree => "The program wrote through a pointer to this chunk after giving it back.",
+        Kind::Mismatch => {
+            "malloc goes with free, new with delete, new[] with delete[], aligned new with aligned delete."
+        }
+        Kind::WrongSize => "The size given back must be the size that was asked for.",
+        Kind::WrongAlignment => "The alignment given back must be the alignment that was asked for.",
+    }
+}
+
+fn write_report<const BYTES: usize>(text: &mut Text<BYTES>, violation: &Violation) -> fmt::Result {
+    writeln!(text, "testudo: {violation}")?;
+    writeln!(text, "  found: {}", violation.detail)?;
+    if let Some(offset) = violation.offset {
+        writeln!(
+            text,
+            "  where: byte {offset} of the chunk; expected {:#018x}, seen {:#018x}",
+            violation.expected, violation.seen
+        )?;
+    } else if violation.expected != violation.seen {
+        writeln!(text, "  expected {:#x}, seen {:#x}", violation.expected, violation.seen)?;
+    }
+    let operation = match violation.operation {
+        Operation::Free => "giving memory back",
+        Operation::Allocate => "allocating",
+        Operation::Reallocate => "reallocating",
+        Operation::UsableSize => "asking for a size",
+        Operation::Check => "checking the heap",
+    };
+    writeln!(
+        text,
+        "  noticed while {operation}, in thread {} of process {}",
+        process::thread_number(),
+        process::process_number()
+    )?;
+    writeln!(text, "  {}", advice(violation.kind))
+}
+
+/// Reports on standard error, then ends the process by SIGABRT.
+#[cold]
+#[inline(never)]
+pub(crate) fn abort(violation: &Violation) -> ! {
+    let mut text = Text::<1536>::new();
+    // Cannot fail: `Text` cuts off instead.
+    let _ = write_report(&mut text, violation);
+    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    process::abort()
+}
+
+/// Ends the process by SIGABRT with one line: the allocator itself cannot go on.
+#[cold]
+#[inline(never)]
+pub(crate) fn fatal(reason: &str) -> ! {
+    let mut text = Text::<256>::new();
+    let _ = writeln!(text, "testudo: {reason}");
+    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    process::abort()
+}
+
+/// Ends the process with status 1 before the program begins: an option is wrong.
+#[cold]
+#[inline(never)]
+pub(crate) fn refuse(message: &dyn fmt::Display) -> ! {
+    let mut text = Text::<1024>::new();
+    let _ = writeln!(text, "testudo: {message}");
+    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    process::exit_now(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Text, write_report};
+    use crate::chunk::header::Origin;
+    use crate::violation::{Kind, Operation, Violation};
+
+    #[test]
+    fn a_report_says_what_where_and_what_to_do() {
+        let violation = Violation::new(Kind::Overflow, Operation::Free, 0x7f00_0010, "canary damaged")
+            .chunk(24, Some(Origin::Malloc))
+            .values(0x80, 0x41)
+            .at(24);
+        let mut text = Text::<1536>::new();
+        write_report(&mut text, &violation).expect("never fails");
+        let text = String::from_utf8_lossy(text.as_bytes()).into_owned();
+        assert!(text.starts_with("testudo: buffer overflow at 0x7f000010 (24-byte malloc chunk)\n"), "{text}");
+        assert!(text.contains("byte 24 of the chunk") && text.contains("past the end"), "{text}");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_cut_off() {
+        use core::fmt::Write;
+        let mut text = Text::<4>::new();
+        write!(text, "abcdefgh").expect("never fails");
+        assert_eq!(text.as_bytes(), b"abcd");
+    }
+}

@@ -1,0 +1,98 @@
+//! The queue of freed large chunks whose addresses stay inaccessible.
+//!
+//! Bug: a dangling pointer to a large chunk. While its address range is in the queue, every access
+//! faults. Cost: address space and one mapping each; memory none.
+
+/// Chunks that must pass before an address may come back.
+const FURTHER_FREES: usize = 1000;
+
+/// Freed large chunks, oldest first.
+pub(crate) struct AddressQuarantine {
+    /// Address of the chunk and its size in bytes.
+    queue: [(usize, usize); FURTHER_FREES + 1],
+    oldest: usize,
+    length: usize,
+    bytes: usize,
+    limit: usize,
+}
+
+impl AddressQuarantine {
+    /// A queue whose members leave when `limit` bytes were freed after them, or 1,000 chunks.
+    #[cfg(test)]
+    const fn new(limit: usize) -> Self {
+        Self { queue: [(0, 0); FURTHER_FREES + 1], oldest: 0, length: 0, bytes: 0, limit }
+    }
+
+    /// Changes the number of bytes.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    fn at(&self, position: usize) -> (usize, usize) {
+        self.queue.get((self.oldest + position) % (FURTHER_FREES + 1)).copied().unwrap_or_default()
+    }
+
+    /// Adds a chunk. There is always room when `pop_due` was called until it gave `None`.
+    pub(crate) fn push(&mut self, chunk: usize, bytes: usize) {
+        let place = (self.oldest + self.length) % (FURTHER_FREES + 1);
+        if let Some(place) = self.queue.get_mut(place) {
+            *place = (chunk, bytes);
+            self.length += 1;
+            self.bytes += bytes;
+        }
+    }
+
+    /// Takes out the oldest chunk if enough was freed after it.
+    pub(crate) fn pop_due(&mut self) -> Option<usize> {
+        let (_, oldest_bytes) = self.at(0);
+        let due = self.length > FURTHER_FREES || self.length > 0 && self.bytes - oldest_bytes >= self.limit.max(1);
+        if due { self.pop() } else { None }
+    }
+
+    /// Takes out the oldest chunk.
+    pub(crate) fn pop(&mut self) -> Option<usize> {
+        if self.length == 0 {
+            return None;
+        }
+        let (chunk, bytes) = self.at(0);
+        self.oldest = (self.oldest + 1) % (FURTHER_FREES + 1);
+        self.length -= 1;
+        self.bytes -= bytes;
+        Some(chunk)
+    }
+
+    /// Bytes of the chunks in the queue.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AddressQuarantine, FURTHER_FREES};
+
+    #[test]
+    fn a_chunk_stays_for_a_thousand_further_frees() {
+        let mut queue = AddressQuarantine::new(usize::MAX);
+        for chunk in 1..=FURTHER_FREES {
+            queue.push(chunk, 1);
+            assert_eq!(queue.pop_due(), None);
+        }
+        queue.push(9999, 1);
+        assert_eq!(queue.pop_due(), Some(1));
+        assert_eq!(queue.pop_due(), None);
+    }
+
+    #[test]
+    fn a_chunk_leaves_when_enough_bytes_were_freed_after_it() {
+        let mut queue = AddressQuarantine::new(100);
+        queue.push(1, 5000);
+        assert_eq!(queue.pop_due(), None);
+        queue.push(2, 99);
+        assert_eq!(queue.pop_due(), None);
+        queue.push(3, 1);
+        assert_eq!(queue.pop_due(), Some(1));
+        assert_eq!(queue.pop_due(), None);
+        assert_eq!(queue.bytes(), 100);
+    }
+}

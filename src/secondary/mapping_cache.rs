@@ -1,0 +1,77 @@
+//! Kept mappings of freed chunks of 256 KiB to 2 MiB, for hot loops.
+//!
+//! A fresh mapping costs a page fault for every 4 KiB touched: 238 µs a cycle for chunks around
+//! 640 KiB, against 9 for a kept one that is zeroed when it is handed out again. Chunks in here are accessible:
+//! what gets here is rationed by [`super::ration`].
+
+use super::table::Entry;
+use crate::os::process;
+
+const PLACES: usize = 32;
+/// Bytes that may be kept in all.
+const LIMIT: usize = 32 << 20;
+/// The largest mapping worth keeping: beyond it huge pages win.
+const LARGEST: usize = (2 << 20) + (64 << 10);
+
+#[derive(Clone, Copy)]
+struct Kept {
+    /// Address of the chunk; zero when the place is empty.
+    chunk: usize,
+    data_bytes: usize,
+    since: u32,
+}
+
+/// Freed chunks whose mapping is still accessible, oldest first. Zeroes are a valid empty cache.
+pub(crate) struct MappingCache {
+    kept: [Kept; PLACES],
+    count: usize,
+    bytes: usize,
+}
+
+impl MappingCache {
+    /// Whether mappings of this size are kept.
+    pub(crate) const fn takes(data_bytes: usize) -> bool {
+        data_bytes <= LARGEST
+    }
+
+    /// Keeps a mapping; returns the chunk that had to make room.
+    pub(crate) fn put(&mut self, entry: &Entry) -> Option<usize> {
+        let full = self.count == PLACES || self.bytes + entry.data_bytes > LIMIT;
+        let evicted = if full { self.take_any() } else { None };
+        if let Some(place) = self.kept.get_mut(self.count) {
+            *place = Kept { chunk: entry.chunk, data_bytes: entry.data_bytes, since: process::milliseconds() as u32 };
+            self.count += 1;
+            self.bytes += entry.data_bytes;
+        }
+        evicted
+    }
+
+    fn remove(&mut self, place: usize) -> Option<usize> {
+        let kept = *self.kept.get(..self.count)?.get(place)?;
+        self.kept.copy_within(place + 1..self.count, place);
+        self.count -= 1;
+        self.bytes -= kept.data_bytes;
+        Some(kept.chunk)
+    }
+
+    /// The best fitting mapping of at least `needed` bytes that is at most a quarter too large.
+    pub(crate) fn take(&mut self, needed: usize) -> Option<usize> {
+        let fitting = self.kept.iter().take(self.count).enumerate();
+        let (place, _) = fitting
+            .filter(|(_, kept)| kept.data_bytes >= needed && kept.data_bytes - needed <= needed / 4)
+            .min_by_key(|(_, kept)| kept.data_bytes)?;
+        self.remove(place)
+    }
+
+    /// The oldest mapping, if nobody wanted it for so long.
+    pub(crate) fn take_older_than(&mut self, milliseconds: u32) -> Option<usize> {
+        let oldest = self.kept.first()?;
+        let age = (process::milliseconds() as u32).wrapping_sub(oldest.since);
+        if self.count > 0 && age >= milliseconds { self.remove(0) } else { None }
+    }
+
+    /// The oldest mapping.
+    pub(crate) fn take_any(&mut self) -> Option<usize> {
+        self.remove(0)
+    }
+}

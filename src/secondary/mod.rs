@@ -1,0 +1,480 @@
+//! The secondary: one mapping per large chunk, guards on both sides.
+//!
+//! ```text
+//! | guard and random gap | ... front canary, header | chunk ......... | guard, room to grow |
+//!                        ^ data_start                ^ chunk    data_end ^
+//! ```
+//!
+//! The chunk ends where the mapping ends (as near as its alignment allows), so that an overflow
+//! faults at the access. What is known about it lies in [`table`]; header and front canary only
+//! tell of an underflow. Freed chunks stay inaccessible in [`address_quarantine`].
+
+pub(crate) mod address_quarantine;
+mod mapping_cache;
+mod ration;
+pub(crate) mod table;
+
+use crate::budget::Budget;
+use crate::chunk::canary;
+use crate::chunk::checksum::{self, Seal};
+use crate::chunk::header::{Fields, Header, Origin};
+use crate::options::Options;
+use crate::os::lock::{Lock, RawLock};
+use crate::os::mapping::{self, HUGE_PAGE, OutOfMemory, PAGE, page_ceil, page_floor};
+use crate::random::Random;
+use crate::size_class::HEADER;
+use crate::violation::{Kind, Operation, Violation};
+use address_quarantine::AddressQuarantine;
+use mapping_cache::MappingCache;
+use ration::Ration;
+use table::{Entry, Table};
+
+/// Bytes in front of a large chunk that tell of an underflow: three words of canary and the header.
+const FRONT: usize = 32;
+
+/// From this size on a chunk is backed by huge pages: one fault zeroes 2 MiB, so that fresh memory is cheaper than
+/// kept memory, and use after free faults besides.
+const HUGE: usize = 4 << 20;
+
+/// The most pages of random gap in front of a mapping's data.
+const GAP_PAGES: u32 = 16;
+
+/// State of the secondary under its lock.
+struct State {
+    table: Table,
+    quarantine: AddressQuarantine,
+    cache: MappingCache,
+    ration: Ration,
+    random: Random,
+}
+
+/// The allocator of large chunks.
+pub(crate) struct Secondary {
+    state: Lock<State>,
+    ration_large: bool,
+    release_interval_ms: i32,
+}
+
+/// What the secondary needs of its heap.
+#[derive(Clone, Copy)]
+pub(crate) struct Ground<'a> {
+    pub(crate) budget: &'a Budget,
+    pub(crate) seal: &'a Seal,
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found {
+    Live(Entry),
+    Freed(Entry),
+    Nothing,
+}
+
+impl Secondary {
+    /// Sets up a secondary in zeroed memory, which is a valid one that knows no chunk. The 16 KiB of the queue
+    /// are not written, so that they take memory only as they are used.
+    pub(crate) fn init(&mut self, options: &Options, random: Random) {
+        self.ration_large = options.ration_large;
+        self.release_interval_ms = options.release_interval_ms;
+        let mut state = self.state.lock();
+        state.quarantine.set_limit((options.large_quarantine_mb as usize) << 20);
+        state.random = random;
+    }
+
+    /// The lock, for fork handlers.
+    pub(crate) fn for_each_lock(&self, mut visit: impl FnMut(&RawLock)) {
+        visit(self.state.raw());
+    }
+
+    /// Another source of random gaps: after a fork.
+    pub(crate) fn reseed(&self, random: Random) {
+        self.state.lock().random = random;
+    }
+
+    /// A chunk of `size` zeroed bytes at a multiple of 2^`align_log2`.
+    ///
+    /// # Errors
+    /// When the system or the heap's budget refuses the memory.
+    pub(crate) fn allocate(
+        &self,
+        ground: Ground<'_>,
+        size: usize,
+        align_log2: u32,
+        origin: Origin,
+    ) -> Result<usize, OutOfMemory> {
+        let align = 1_usize.checked_shl(align_log2).ok_or(OutOfMemory)?.max(crate::size_class::MIN_ALIGN);
+        if size > isize::MAX as usize - (1 << 32) || align > 1 << 40 {
+            return Err(OutOfMemory);
+        }
+        let (entry, dirty) = match self.from_cache(size, align) {
+            Some(kept) => (Entry { size, origin, align_log2: align_log2 as u8, ..kept }, true),
+            None => {
+                let gap = self.state.lock().random.below(GAP_PAGES) as usize * PAGE;
+                (map(ground.budget, size, align, gap, origin, align_log2 as u8)?, false)
+            }
+        };
+        if dirty {
+            // SAFETY: the mapping is accessible and this thread's alone since it left the cache.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(entry.chunk).write_bytes(0, size) };
+        }
+        dress(ground.seal, &entry);
+        let mut state = self.state.lock();
+        if let Err(refused) = state.table.insert(entry) {
+            drop(state);
+            mapping::unmap(entry.map_start, entry.map_bytes);
+            ground.budget.refund(entry.data_bytes);
+            return Err(refused);
+        }
+        Ok(entry.chunk)
+    }
+
+    /// A kept mapping in which such a chunk fits well.
+    fn from_cache(&self, size: usize, align: usize) -> Option<Entry> {
+        if align > PAGE {
+            return None;
+        }
+        let needed = page_ceil(size + FRONT + align);
+        let mut state = self.state.lock();
+        let old = state.cache.take(needed)?;
+        // The old address is free to be handed out again, so it is not known as freed any more.
+        let mut entry = state.table.remove(old)?;
+        entry.chunk = (entry.data_end() - size) & !(align - 1);
+        entry.live = true;
+        Some(entry)
+    }
+
+    /// What is known about an address.
+    pub(crate) fn find(&self, chunk: usize) -> Found {
+        match self.state.lock().table.get(chunk) {
+            Some(entry) if entry.live => Found::Live(*entry),
+            Some(entry) => Found::Freed(*entry),
+            None => Found::Nothing,
+        }
+    }
+
+    /// Verifies what surrounds a live chunk.
+    pub(crate) fn verify(ground: Ground<'_>, entry: &Entry, operation: Operation) -> Result<(), Violation> {
+        let expected = header_of(ground.seal, entry);
+        let found = checksum::read(entry.chunk);
+        let violation =
+            |kind, detail| Violation::new(kind, operation, entry.chunk, detail).chunk(entry.size, Some(entry.origin));
+        if found != expected {
+            return Err(violation(Kind::CorruptHeader, "the header in front of the chunk was changed")
+                .values(expected.0, found.0)
+                .at(-(HEADER as isize)));
+        }
+        let word = ground.seal.secrets.canary(expected.checksum());
+        let front = core::ptr::with_exposed_provenance::<u8>(entry.chunk - FRONT);
+        // SAFETY: the 32 bytes in front of a live large chunk are mapped.
+        if let Err(damage) = unsafe { canary::check(front, 0, FRONT - HEADER, word) } {
+            return Err(violation(Kind::CorruptHeader, "the bytes in front of the chunk were changed")
+                .values(damage.expected, damage.seen)
+                .at(damage.offset as isize - FRONT as isize));
+        }
+        let chunk = core::ptr::with_exposed_provenance::<u8>(entry.chunk);
+        // SAFETY: the chunk is mapped up to `data_end`, and both are multiples of 8.
+        if let Err(damage) = unsafe { canary::check(chunk, entry.size, entry.data_end() - entry.chunk, word) } {
+            return Err(violation(Kind::Overflow, "the bytes behind the chunk were changed")
+                .values(damage.expected, damage.seen)
+                .at(damage.offset as isize));
+        }
+        Ok(())
+    }
+
+    /// Takes a verified chunk back. `false` when another thread was faster.
+    pub(crate) fn release(&self, ground: Ground<'_>, chunk: usize) -> bool {
+        let entry = {
+            let mut state = self.state.lock();
+            let keep_allowed = self.ration_large && self.release_interval_ms != 0;
+            let Some(entry) = state.table.get(chunk).filter(|entry| entry.live) else { return false };
+            entry.live = false;
+            let entry = *entry;
+            if keep_allowed && MappingCache::takes(entry.data_bytes) && !state.ration.spend() {
+                match state.cache.put(&entry) {
+                    None => return true,
+                    // The one that had to make room goes the way of all others.
+                    Some(evicted) => match state.table.get(evicted) {
+                        Some(entry) => *entry,
+                        None => return true,
+                    },
+                }
+            } else {
+                entry
+            }
+        };
+        self.retire(ground, &entry);
+        self.decay(ground);
+        true
+    }
+
+    /// Makes a freed chunk inaccessible, gives its memory back and queues its addresses.
+    fn retire(&self, ground: Ground<'_>, entry: &Entry) {
+        if mapping::discard(entry.data_start, entry.data_bytes).is_err()
+            && mapping::make_inaccessible(entry.data_start, entry.data_bytes).is_err()
+        {
+            // The mapping limit is reached: unmapping the whole of it needs no split.
+            self.state.lock().table.remove(entry.chunk);
+            mapping::unmap(entry.map_start, entry.map_bytes);
+            ground.budget.refund(entry.data_bytes);
+            return;
+        }
+        ground.budget.refund(entry.data_bytes);
+        self.state.lock().quarantine.push(entry.chunk, entry.size);
+        self.evict(AddressQuarantine::pop_due);
+    }
+
+    fn evict(&self, mut next: impl FnMut(&mut AddressQuarantine) -> Option<usize>) {
+        loop {
+            let due = {
+                let mut state = self.state.lock();
+                let Some(chunk) = next(&mut state.quarantine) else { return };
+                state.table.remove(chunk)
+            };
+            if let Some(entry) = due {
+                mapping::unmap(entry.map_start, entry.map_bytes);
+            }
+        }
+    }
+
+    /// Lets go of kept mappings that nobody used for the release interval.
+    fn decay(&self, ground: Ground<'_>) {
+        if self.release_interval_ms < 0 {
+            return;
+        }
+        let interval = self.release_interval_ms.cast_unsigned();
+        self.drop_kept(ground, |cache| cache.take_older_than(interval));
+    }
+
+    fn drop_kept(&self, ground: Ground<'_>, mut next: impl FnMut(&mut MappingCache) -> Option<usize>) {
+        loop {
+            let old = {
+                let mut state = self.state.lock();
+                let Some(chunk) = next(&mut state.cache) else { return };
+                match state.table.get(chunk) {
+                    Some(entry) => *entry,
+                    None => return,
+                }
+            };
+            self.retire(ground, &old);
+        }
+    }
+
+    /// Gives kept mappings and quarantined addresses back to the system.
+    pub(crate) fn purge(&self, ground: Ground<'_>) {
+        self.drop_kept(ground, MappingCache::take_any);
+    }
+
+    /// Changes the size of a verified live chunk without copying it; returns its new address.
+    ///
+    /// # Errors
+    /// When the system or the budget refuses; then the chunk is as it was.
+    pub(crate) fn resize(&self, ground: Ground<'_>, entry: &Entry, size: usize) -> Result<usize, OutOfMemory> {
+        let needed = page_ceil(entry.chunk - entry.data_start + size);
+        let mut changed = Entry { size, ..*entry };
+        if needed < entry.data_bytes {
+            let cut = entry.data_bytes - needed;
+            if mapping::discard(entry.data_start + needed, cut).is_ok() {
+                ground.budget.refund(cut);
+                changed.data_bytes = needed;
+            }
+        } else if needed > entry.data_bytes {
+            let more = needed - entry.data_bytes;
+            ground.budget.charge(more)?;
+            let grown = if entry.data_start + needed + PAGE <= entry.map_end() {
+                // There is room behind the chunk.
+                mapping::commit(entry.data_end(), more)
+            } else {
+                relocate(&mut changed, needed)
+            };
+            if let Err(refused) = grown {
+                ground.budget.refund(more);
+                return Err(refused);
+            }
+            changed.data_bytes = needed;
+            if needed >= HUGE {
+                advise_huge(&changed);
+            }
+        }
+        if size < entry.size {
+            // What the chunk no longer has must not be found there if it grows again.
+            let end = (entry.chunk + entry.size).min(changed.data_end());
+            let gone = end.saturating_sub(changed.chunk + size);
+            let tail = core::ptr::with_exposed_provenance_mut::<u8>(changed.chunk + size);
+            // SAFETY: the tail lies in the accessible part of the chunk, which is the caller's.
+            unsafe { tail.write_bytes(0, gone) };
+        } else {
+            // The canaries behind the old end become contents.
+            let start = changed.chunk + entry.size;
+            let gone = (page_ceil(start) - start).min(changed.data_end() - start);
+            let tail = core::ptr::with_exposed_provenance_mut::<u8>(start);
+            // SAFETY: as above; slack never reaches past the page in which the chunk ended.
+            unsafe { tail.write_bytes(0, gone) };
+        }
+        dress(ground.seal, &changed);
+        let mut state = self.state.lock();
+        if changed.chunk == entry.chunk {
+            if let Some(known) = state.table.get(entry.chunk) {
+                *known = changed;
+            }
+            return Ok(changed.chunk);
+        }
+        let old = state.table.remove(entry.chunk);
+        // Room for one was just made, so this cannot fail.
+        state.table.insert(changed)?;
+        drop(state);
+        if let Some(old) = old {
+            self.quarantine_addresses(&old);
+        }
+        Ok(changed.chunk)
+    }
+
+    /// Keeps the addresses that a moved chunk has left inaccessible.
+    fn quarantine_addresses(&self, old: &Entry) {
+        // The pages have moved away and left a hole.
+        match mapping::reserve(old.data_start, old.data_bytes) {
+            Ok(start) if start == old.data_start => {
+                let mut state = self.state.lock();
+                if state.table.insert(Entry { live: false, ..*old }).is_ok() {
+                    state.quarantine.push(old.chunk, old.size);
+                    drop(state);
+                    self.evict(AddressQuarantine::pop_due);
+                    return;
+                }
+            }
+            Ok(elsewhere) => mapping::unmap(elsewhere, old.data_bytes),
+            Err(OutOfMemory) => {}
+        }
+        mapping::unmap(old.map_start, old.data_start - old.map_start);
+        mapping::unmap(old.data_end(), old.map_end() - old.data_end());
+    }
+
+    /// Verifies every live chunk.
+    pub(crate) fn check(&self, ground: Ground<'_>) -> Result<(), Violation> {
+        self.state
+            .lock()
+            .table
+            .for_each(|entry| if entry.live { Self::verify(ground, entry, Operation::Check) } else { Ok(()) })
+    }
+
+    /// Number and bytes of live chunks, and bytes of freed chunks in the address quarantine.
+    pub(crate) fn footprint(&self) -> (usize, usize, usize) {
+        let mut state = self.state.lock();
+        let (mut count, mut bytes) = (0, 0);
+        let visited: Result<(), core::convert::Infallible> = state.table.for_each(|entry| {
+            if entry.live {
+                count += 1;
+                bytes += entry.size;
+            }
+            Ok(())
+        });
+        let Ok(()) = visited;
+        (count, bytes, state.quarantine.bytes())
+    }
+
+    /// Unmaps everything: the heap is going away.
+    pub(crate) fn unmap_all(&self) {
+        let mut state = self.state.lock();
+        let visited: Result<(), core::convert::Infallible> = state.table.for_each(|entry| {
+            mapping::unmap(entry.map_start, entry.map_bytes);
+            Ok(())
+        });
+        let Ok(()) = visited;
+        state.table.unmap();
+        state.table = Table::new();
+    }
+}
+
+fn header_of(seal: &Seal, entry: &Entry) -> Header {
+    let fields = Fields::allocated(entry.size, u32::from(entry.align_log2.min(15)), entry.origin);
+    Header::seal(fields, seal.live(entry.chunk, fields.0))
+}
+
+/// Writes header and canaries around a chunk.
+fn dress(seal: &Seal, entry: &Entry) {
+    let header = header_of(seal, entry);
+    let word = seal.secrets.canary(header.checksum());
+    let front = core::ptr::with_exposed_provenance_mut::<u8>(entry.chunk - FRONT);
+    let chunk = core::ptr::with_exposed_provenance_mut::<u8>(entry.chunk);
+    // SAFETY: 32 bytes in front and everything up to `data_end` belong to the chunk's mapping.
+    unsafe {
+        canary::fill(front, 0, FRONT - HEADER, word);
+        canary::fill(chunk, entry.size, entry.data_end() - entry.chunk, word);
+    }
+    checksum::write(entry.chunk, header);
+}
+
+/// Huge pages where a whole one fits, and for the first one if the chunk uses at least half of it.
+fn advise_huge(entry: &Entry) {
+    let start = (entry.data_start + HUGE_PAGE - 1) & !(HUGE_PAGE - 1);
+    let end = entry.data_end() & !(HUGE_PAGE - 1);
+    if start < end {
+        mapping::advise_huge(start, end - start);
+    }
+}
+
+fn map(
+    budget: &Budget,
+    size: usize,
+    align: usize,
+    gap: usize,
+    origin: Origin,
+    align_log2: u8,
+) -> Result<Entry, OutOfMemory> {
+    let huge = size >= HUGE;
+    // Data ends where a huge page ends, so that the guard splits none.
+    let end_align = if huge { HUGE_PAGE } else { PAGE };
+    let reach = size + FRONT + align.max(PAGE) + PAGE;
+    let map_bytes = page_ceil(PAGE + gap + reach + end_align + PAGE);
+    let map_start = mapping::reserve(0, map_bytes)?;
+    let undo = |refused| {
+        mapping::unmap(map_start, map_bytes);
+        Err(refused)
+    };
+    let end = (map_start + map_bytes - PAGE) & !(end_align - 1);
+    let chunk = (end - size) & !(align - 1);
+    let data_end = page_ceil(chunk + size);
+    let mut data_start = page_floor(chunk - FRONT);
+    if huge {
+        let whole = data_start & !(HUGE_PAGE - 1);
+        if data_start - whole <= HUGE_PAGE / 2 && whole >= map_start + PAGE {
+            data_start = whole;
+        }
+    }
+    let data_bytes = data_end - data_start;
+    if let Err(refused) = budget.charge(data_bytes) {
+        return undo(refused);
+    }
+    if let Err(refused) = mapping::commit(data_start, data_bytes) {
+        budget.refund(data_bytes);
+        return undo(refused);
+    }
+    let entry = Entry { chunk, size, map_start, map_bytes, data_start, data_bytes, origin, align_log2, live: true };
+    if huge {
+        advise_huge(&entry);
+    }
+    Ok(entry)
+}
+
+/// Moves a chunk's pages to a larger reservation, with room to grow half as much again.
+fn relocate(entry: &mut Entry, needed: usize) -> Result<(), OutOfMemory> {
+    let align = 1_usize << entry.align_log2.min(40);
+    // Page tables of huge pages move as a whole only between places that are alike.
+    let unit = if needed >= HUGE { HUGE_PAGE } else { PAGE }.max(align);
+    let room = page_ceil(needed + needed / 2 + PAGE);
+    let map_bytes = room + unit + 2 * PAGE;
+    let map_start = mapping::reserve(0, map_bytes)?;
+    let misplaced = entry.data_start & (unit - 1);
+    let mut data_start = (map_start & !(unit - 1)) + misplaced;
+    while data_start < map_start + PAGE {
+        data_start += unit;
+    }
+    if let Err(refused) = mapping::relocate(entry.data_start, entry.data_bytes, data_start, needed) {
+        mapping::unmap(map_start, map_bytes);
+        return Err(refused);
+    }
+    entry.chunk = entry.chunk - entry.data_start + data_start;
+    entry.data_start = data_start;
+    entry.map_start = map_start;
+    entry.map_bytes = map_bytes;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! What is known about large chunks: a hash table keyed by address, out of band, in a mapping of its own
+//! between guard pages.
+
+use crate::chunk::header::Origin;
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+
+/// A large chunk and its mapping. All zero is "no entry".
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    /// Address of the chunk; the key.
+    pub(crate) chunk: usize,
+    /// Requested size in bytes.
+    pub(crate) size: usize,
+    /// The whole mapping, guards included.
+    pub(crate) map_start: usize,
+    pub(crate) map_bytes: usize,
+    /// The accessible part of it.
+    pub(crate) data_start: usize,
+    pub(crate) data_bytes: usize,
+    pub(crate) origin: Origin,
+    pub(crate) align_log2: u8,
+    pub(crate) live: bool,
+}
+
+impl Entry {
+    /// End of the accessible part.
+    pub(crate) const fn data_end(&self) -> usize {
+        self.data_start + self.data_bytes
+    }
+
+    /// End of the mapping.
+    pub(crate) const fn map_end(&self) -> usize {
+        self.map_start + self.map_bytes
+    }
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, u8)]
+enum Place {
+    /// Zeroed memory; so it is never constructed.
+    #[allow(dead_code, reason = "what the kernel maps is this")]
+    Never = 0,
+    Removed = 1,
+    Used(Entry) = 2,
+}
+
+/// The table.
+pub(crate) struct Table {
+    /// Address of the first place; zero before the first insertion.
+    places: usize,
+    /// A power of two, or zero.
+    capacity: usize,
+    /// Used and removed places.
+    filled: usize,
+    used: usize,
+}
+
+impl Table {
+    pub(crate) const fn new() -> Self {
+        Self { places: 0, capacity: 0, filled: 0, used: 0 }
+    }
+
+    /// How many entries there are.
+    #[cfg(test)]
+    pub(crate) const fn len(&self) -> usize {
+        self.used
+    }
+
+    fn place(&mut self, index: usize) -> &mut Place {
+        let address = self.places + (index & (self.capacity - 1)) * size_of::<Place>();
+        // SAFETY: `capacity` places are mapped at `places`; zeroed memory is `Place::Never`.
+        unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) }
+    }
+
+    const fn home(chunk: usize) -> usize {
+        // Fibonacci hashing: the low bits of addresses are all alike.
+        (chunk as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 20
+    }
+
+    fn position(&mut self, chunk: usize) -> Option<usize> {
+        if self.capacity == 0 {
+            return None;
+        }
+        let mut index = Self::home(chunk);
+        loop {
+            match self.place(index) {
+                Place::Never => return None,
+                Place::Used(entry) if entry.chunk == chunk => return Some(index),
+                _ => index = index.wrapping_add(1),
+            }
+        }
+    }
+
+    /// The entry of the chunk at exactly this address.
+    pub(crate) fn get(&mut self, chunk: usize) -> Option<&mut Entry> {
+        let index = self.position(chunk)?;
+        match self.place(index) {
+            Place::Used(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// Adds an entry whose address is not in the table.
+    ///
+    /// # Errors
+    /// When the table is full and can't grow; then nothing has changed.
+    pub(crate) fn insert(&mut self, entry: Entry) -> Result<(), OutOfMemory> {
+        if self.filled * 4 >= self.capacity * 3 {
+            self.rebuild()?;
+        }
+        let mut index = Self::home(entry.chunk);
+        loop {
+            match self.place(index) {
+                Place::Used(_) => index = index.wrapping_add(1),
+                place => {
+                    let fresh = matches!(place, Place::Never);
+                    *place = Place::Used(entry);
+                    self.filled += usize::from(fresh);
+                    self.used += 1;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes an entry out.
+    pub(crate) fn remove(&mut self, chunk: usize) -> Option<Entry> {
+        let index = self.position(chunk)?;
+        match core::mem::replace(self.place(index), Place::Removed) {
+            Place::Used(entry) => {
+                self.used -= 1;
+                Some(entry)
+            }
+            _ => None,
+        }
+    }
+
+    /// Moves to a table with room: twice as many places as are in use at the least.
+    fn rebuild(&mut self) -> Result<(), OutOfMemory> {
+        let capacity = (self.used * 4).next_power_of_two().max(32);
+        let bytes = page_ceil(capacity * size_of::<Place>());
+        let start = mapping::reserve(0, bytes + 2 * PAGE)?;
+        if let Err(refused) = mapping::commit(start + PAGE, bytes) {
+            mapping::unmap(start, bytes + 2 * PAGE);
+            return Err(refused);
+        }
+        let mut bigger = Self { places: start + PAGE, capacity, filled: 0, used: 0 };
+        for index in 0..self.capacity {
+            if let Place::Used(entry) = *self.place(index) {
+                bigger.insert(entry)?;
+            }
+        }
+        self.unmap();
+        *self = bigger;
+        Ok(())
+    }
+
+    /// Calls `visit` with every entry.
+    pub(crate) fn for_each<E>(&mut self, mut visit: impl FnMut(&Entry) -> Result<(), E>) -> Result<(), E> {
+        for index in 0..self.capacity {
+            if let Place::Used(entry) = *self.place(index) {
+                visit(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the table's memory back.
+    pub(crate) fn unmap(&self) {
+        if self.capacity != 0 {
+            let bytes = page_ceil(self.capacity * size_of::<Place>());
+            mapping::unmap(self.places - PAGE, bytes + 2 * PAGE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entry, Table};
+    use crate::chunk::header::Origin;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn entry(chunk: usize, size: usize) -> Entry {
+        let origin = Origin::Malloc;
+        Entry {
+            chunk,
+            size,
+            map_start: 0,
+            map_bytes: 0,
+            data_start: 0,
+            data_bytes: 0,
+            origin,
+            align_log2: 4,
+            live: true,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_behaves_like_a_map(steps in prop::collection::vec((any::<bool>(), 0_usize..200), 0..2000)) {
+            let mut table = Table::new();
+            let mut model = HashMap::new();
+            for (number, (add, which)) in steps.into_iter().enumerate() {
+                let chunk = 0x7000_0000_0000 + which * 4096;
+                if add && !model.contains_key(&chunk) {
+                    table.insert(entry(chunk, number)).expect("memory");
+                    model.insert(chunk, number);
+                } else {
+                    prop_assert_eq!(table.remove(chunk).map(|entry| entry.size), model.remove(&chunk));
+                }
+                prop_assert_eq!(table.len(), model.len());
+            }
+            for (chunk, number) in &model {
+                prop_assert_eq!(table.get(*chunk).map(|entry| entry.size), Some(*number));
+            }
+            table.unmap();
+        }
+    }
+}

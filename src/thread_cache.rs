@@ -1,0 +1,181 @@
+//! A thread's own stock of slots: ready ones to hand out, freed ones in quarantine.
+//!
+//! Slots in a cache carry its mark in their state byte, so a slot has one owner at any time, and what
+//! two racing threads both put away is noticed by the one that does not own it. Slots pass to and from
+//! the shared slabs in batches, in both directions, so that memory freed by a consumer finds its way back to the
+//! producer.
+
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::protections::Set;
+use crate::quarantine::{self, Ring};
+use crate::random::Random;
+use crate::size_class::{CLASSES, ClassId};
+
+/// Places for ready slots of one class.
+pub(crate) const READY: usize = 64;
+
+/// Ready slots of one class, taken from the end.
+pub(crate) struct Ready {
+    length: u16,
+    /// Slots that may lie ready, for the class.
+    pub(crate) most: u16,
+    chunks: [usize; READY],
+}
+
+impl Ready {
+    const fn new(most: u16) -> Self {
+        Self { length: 0, most, chunks: [0; READY] }
+    }
+
+    /// Takes the slot that was put in last.
+    #[inline(always)]
+    pub(crate) fn pop(&mut self) -> Option<usize> {
+        let last = self.length.checked_sub(1)?;
+        self.length = last;
+        // `length` is at most READY; the mask spares a bounds check.
+        Some(self.chunks[usize::from(last) & (READY - 1)])
+    }
+
+    /// Puts a slot in; `false` when there is no room.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, chunk: usize) -> bool {
+        if self.length >= self.most {
+            return false;
+        }
+        self.chunks[usize::from(self.length) & (READY - 1)] = chunk;
+        self.length += 1;
+        true
+    }
+
+    /// Takes the slots out that were put in first, as many as fit into `out`, but at most half of them unless
+    /// `all`; returns how many.
+    pub(crate) fn take_oldest(&mut self, out: &mut [usize], all: bool) -> usize {
+        let length = usize::from(self.length);
+        let wanted = if all { length } else { length.div_ceil(2) };
+        let count = wanted.min(out.len());
+        for (place, chunk) in out.iter_mut().zip(self.chunks.iter()).take(count) {
+            *place = *chunk;
+        }
+        self.chunks.copy_within(count..length, 0);
+        self.length -= count as u16;
+        count
+    }
+}
+
+/// What a cache holds of one class.
+pub(crate) struct Bin {
+    /// Bytes that a chunk of the class can hold.
+    pub(crate) capacity: u32,
+    pub(crate) ready: Ready,
+    pub(crate) ring: Ring,
+}
+
+impl Bin {
+    fn new(class: ClassId, quarantine_bytes: usize, ready_bytes: usize) -> Self {
+        let stride = class.stride();
+        let ready = (ready_bytes / stride).clamp(2, READY) as u16;
+        // A class may have an eighth of the thread's quarantine, and one place even if that is less.
+        let places = (quarantine_bytes / 8 / stride).clamp(1, quarantine::PLACES) as u16;
+        let places = if quarantine_bytes == 0 { 0 } else { places };
+        Self { capacity: class.capacity() as u32, ready: Ready::new(ready), ring: Ring::new(places) }
+    }
+}
+
+/// Bytes of ready slots of one class in one cache.
+const READY_BYTES: usize = 32 << 10;
+
+/// The cache of one thread, or the one that all threads without their own share.
+#[repr(C)]
+pub(crate) struct ThreadCache {
+    /// The heap that it belongs to, for the fast path of the process-wide heap.
+    pub(crate) core: usize,
+    /// The state byte of slots in this cache.
+    pub(crate) mark: u8,
+    /// Which compiled set of checks runs on it.
+    pub(crate) set: Set,
+    /// Bytes that the quarantine may still grow by.
+    pub(crate) quarantine_room: isize,
+    pub(crate) random: Random,
+    /// How many forks this process descends from; a change means that the randomness is the parent's too.
+    pub(crate) generation: u32,
+    /// Next cache of the heap, in use or free.
+    pub(crate) next: usize,
+    pub(crate) in_use: bool,
+    /// How often the destructor of its thread has been put off.
+    pub(crate) rounds: u8,
+    pub(crate) bins: [Bin; CLASSES],
+}
+
+/// Bytes of a cache with a guard page on each side.
+const MAPPING_BYTES: usize = page_ceil(size_of::<ThreadCache>()) + 2 * PAGE;
+
+impl ThreadCache {
+    /// Maps a cache between guard pages; returns its address.
+    ///
+    /// # Errors
+    /// When the system refuses the memory.
+    pub(crate) fn map(
+        core: usize,
+        mark: u8,
+        set: Set,
+        quarantine_kb: u32,
+        generation: u32,
+        random: Random,
+    ) -> Result<usize, OutOfMemory> {
+        let start = mapping::reserve(0, MAPPING_BYTES)?;
+        if let Err(refused) = mapping::commit(start + PAGE, MAPPING_BYTES - 2 * PAGE) {
+            mapping::unmap(start, MAPPING_BYTES);
+            return Err(refused);
+        }
+        let address = start + PAGE;
+        let cache = core::ptr::with_exposed_provenance_mut::<Self>(address);
+        let quarantine_bytes = (quarantine_kb as usize) << 10;
+        // SAFETY: fresh memory, large enough and page-aligned. Every field is written before a reference exists.
+        unsafe {
+            (&raw mut (*cache).core).write(core);
+            (&raw mut (*cache).mark).write(mark);
+            (&raw mut (*cache).set).write(set);
+            (&raw mut (*cache).rounds).write(0);
+            (&raw mut (*cache).quarantine_room).write(quarantine_bytes.cast_signed());
+            (&raw mut (*cache).random).write(random);
+            (&raw mut (*cache).generation).write(generation);
+            (&raw mut (*cache).next).write(0);
+            (&raw mut (*cache).in_use).write(true);
+            for class in ClassId::all() {
+                let bin = (&raw mut (*cache).bins).cast::<Bin>().add(class.index());
+                bin.write(Bin::new(class, quarantine_bytes, READY_BYTES));
+            }
+        }
+        Ok(address)
+    }
+
+    /// Unmaps a cache.
+    pub(crate) fn unmap(address: usize) {
+        mapping::unmap(address - PAGE, MAPPING_BYTES);
+    }
+
+    /// The bin of a class.
+    #[inline(always)]
+    pub(crate) fn bin(&mut self, class: ClassId) -> &mut Bin {
+        // Class ids are below CLASSES; the mask spares the bounds check.
+        &mut self.bins[class.index() & (CLASSES - 1)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{READY, Ready};
+
+    #[test]
+    fn ready_slots_come_out_in_reverse_order_and_oldest_leave_first() {
+        let mut ready = Ready::new(4);
+        for chunk in 1..=4 {
+            assert!(ready.push(chunk));
+        }
+        assert!(!ready.push(5));
+        let mut out = [0; READY];
+        assert_eq!(ready.take_oldest(&mut out, false), 2);
+        assert_eq!(out[..2], [1, 2]);
+        assert_eq!((ready.pop(), ready.pop(), ready.pop()), (Some(4), Some(3), None));
+    }
+}

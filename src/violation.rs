@@ -1,0 +1,132 @@
+//! What a check found: a value, never an abort. [`crate::report`] turns it into the end of the process.
+
+use crate::chunk::header::Origin;
+use core::fmt;
+
+/// Which rule was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A chunk that was already given back was given back again.
+    DoubleFree,
+    /// An operation on a chunk that was given back before.
+    Freed,
+    /// The address is not the start of a live chunk.
+    NotAChunk,
+    /// Bytes behind the requested size were changed.
+    Overflow,
+    /// The header in front of the chunk does not match its checksum.
+    CorruptHeader,
+    /// A freed chunk was written to.
+    WriteAfterFree,
+    /// The chunk was allocated by one family of functions and given back by another.
+    Mismatch,
+    /// The size given back differs from the size that was asked for.
+    WrongSize,
+    /// The alignment given back differs from the alignment that was asked for.
+    WrongAlignment,
+}
+
+/// What the program was doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Giving a chunk back.
+    Free,
+    /// Asking for memory.
+    Allocate,
+    /// Changing a chunk's size.
+    Reallocate,
+    /// Asking for a chunk's size.
+    UsableSize,
+    /// Verifying the heap.
+    Check,
+}
+
+/// What is known about the chunk concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Requested size in bytes.
+    pub size: usize,
+    /// How it was allocated, as a report names it; `None` when its header can't be believed.
+    pub origin: Option<&'static str>,
+}
+
+/// A broken rule, with what was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule.
+    pub kind: Kind,
+    /// What the program was doing when it was found.
+    pub operation: Operation,
+    /// The address concerned: of the chunk, or what was passed instead of one.
+    pub address: usize,
+    /// The chunk, where there is one.
+    pub chunk: Option<Chunk>,
+    /// What the check expected to find, where that is a number: a word of memory, a size in bytes.
+    pub expected: u64,
+    /// What it found.
+    pub seen: u64,
+    /// Bytes from the start of the chunk to the damage, where there is such a place.
+    pub offset: Option<isize>,
+    /// One sentence about what that means.
+    pub detail: &'static str,
+}
+
+impl Violation {
+    #[cold]
+    pub(crate) fn new(kind: Kind, operation: Operation, address: usize, detail: &'static str) -> Self {
+        Self { kind, operation, address, chunk: None, expected: 0, seen: 0, offset: None, detail }
+    }
+
+    #[cold]
+    pub(crate) fn chunk(mut self, size: usize, origin: Option<Origin>) -> Self {
+        self.chunk = Some(Chunk { size, origin: origin.map(Origin::name) });
+        self
+    }
+
+    #[cold]
+    pub(crate) fn values(mut self, expected: u64, seen: u64) -> Self {
+        self.expected = expected;
+        self.seen = seen;
+        self
+    }
+
+    #[cold]
+    pub(crate) fn at(mut self, offset: isize) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+
+    /// The rule in the words that begin a report.
+    pub fn what(&self) -> &'static str {
+        match (self.kind, self.operation) {
+            (Kind::DoubleFree, _) | (Kind::Freed, Operation::Free) => "double free",
+            (Kind::Freed, Operation::Reallocate) => "realloc of a freed chunk",
+            (Kind::Freed, _) => "malloc_usable_size of a freed chunk",
+            (Kind::NotAChunk, Operation::Reallocate) => "invalid realloc",
+            (Kind::NotAChunk, Operation::UsableSize) => "invalid malloc_usable_size",
+            (Kind::NotAChunk, _) => "invalid free",
+            (Kind::Overflow, _) => "buffer overflow",
+            (Kind::CorruptHeader, _) => "corrupted chunk header",
+            (Kind::WriteAfterFree, _) => "write after free",
+            (Kind::Mismatch, _) => "mismatched deallocation",
+            (Kind::WrongSize, _) => "wrong size",
+            (Kind::WrongAlignment, _) => "wrong alignment",
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    /// The first line of a report, without the leading `testudo: `.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} at {:#x}", self.what(), self.address)?;
+        match self.chunk {
+            Some(Chunk { size, origin: Some(origin) }) => write!(out, " ({size}-byte {origin} chunk)"),
+            Some(Chunk { size, origin: None }) => write!(out, " (slot of {size} bytes)"),
+            None => write!(out, " (not a chunk of this heap)"),
+        }
+    }
+}
+
+impl core::error::Error for Violation {}
