@@ -61,16 +61,19 @@ const FREE_ALIGNED_SIZED: Demand = Demand::origin(
     &[],
 );
 
-const fn delete_demand(new: New) -> Demand {
+const DELETE: Demand =
+    Demand::origin("operator delete was called on memory that did not come from operator new", Origin::New, &[]);
+const DELETE_ARRAY: Demand = Demand::origin(
+    "operator delete[] was called on memory that did not come from operator new[]",
+    Origin::NewArray,
+    &[],
+);
+
+#[inline(always)]
+fn delete_demand(new: New) -> Demand {
     match new {
-        New::Single => {
-            Demand::origin("operator delete was called on memory that did not come from operator new", Origin::New, &[])
-        }
-        New::Array => Demand::origin(
-            "operator delete[] was called on memory that did not come from operator new[]",
-            Origin::NewArray,
-            &[],
-        ),
+        New::Single => DELETE,
+        New::Array => DELETE_ARRAY,
     }
 }
 
@@ -98,7 +101,7 @@ fn pointer(chunk: usize) -> *mut c_void {
 #[inline(always)]
 #[must_use]
 pub fn malloc(size: usize) -> *mut c_void {
-    pointer(process::allocate(&Options::DEFAULT, size, Origin::Malloc))
+    pointer(process::allocate(&Options::DEFAULT, size, MIN_ALIGN_LOG2, Origin::Malloc))
 }
 
 /// `calloc`.
@@ -109,7 +112,7 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
         Errno::set(libc::ENOMEM);
         return ptr::null_mut();
     };
-    let chunk = process::allocate(&Options::DEFAULT, bytes, Origin::Malloc);
+    let chunk = process::allocate(&Options::DEFAULT, bytes, MIN_ALIGN_LOG2, Origin::Malloc);
     if chunk != 0 && !process::hands_out_zeroes() {
         // SAFETY: just allocated with so many bytes.
         unsafe { ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0, bytes) };
@@ -152,7 +155,7 @@ pub fn reallocarray(chunk: *mut c_void, count: usize, size: usize) -> *mut c_voi
 }
 
 fn aligned(align: usize, size: usize, origin: Origin) -> usize {
-    process::allocate_aligned(&Options::DEFAULT, size, align.ilog2(), origin)
+    process::allocate(&Options::DEFAULT, size, align.ilog2(), origin)
 }
 
 /// `memalign`. An alignment that is no power of two is rounded up to the next, as glibc does.
@@ -238,7 +241,7 @@ pub fn free_aligned_sized(chunk: *mut c_void, align: usize, size: usize) {
 #[inline(always)]
 #[must_use]
 pub fn new(kind: New, size: usize) -> *mut c_void {
-    pointer(process::allocate(&Options::DEFAULT, size, kind.origin()))
+    pointer(process::allocate(&Options::DEFAULT, size, MIN_ALIGN_LOG2, kind.origin()))
 }
 
 /// Aligned `operator new`, with NULL for failure. An alignment that is no power of two fails.

@@ -74,7 +74,7 @@ impl Default for Testudo {
 unsafe impl GlobalAlloc for Testudo {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let chunk = process::allocate_aligned(&self.options, layout.size(), layout.align().ilog2(), Origin::Rust);
+        let chunk = process::allocate(&self.options, layout.size(), layout.align().ilog2(), Origin::Rust);
         core::ptr::with_exposed_provenance_mut(chunk)
     }
 

@@ -7,8 +7,12 @@ use crate::chunk::checksum::{Crc, Portable};
 use crate::options::Options;
 use core::marker::PhantomData;
 
+/// The checksum that profiles are compiled with.
 #[cfg(target_arch = "x86_64")]
-use crate::chunk::checksum::Instruction;
+pub(crate) type Native = crate::chunk::checksum::Instruction;
+/// The checksum that profiles are compiled with.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) type Native = Portable;
 
 /// Answers about a set of checks.
 pub(crate) trait Protections {
@@ -22,15 +26,17 @@ pub(crate) trait Protections {
     fn atomic_free(options: &Options, shared: bool) -> bool;
 }
 
+/// Elsewhere than on x86-64, stores may become visible out of order, and the argument that the losing thread of a race
+/// sees the winner's mark in time does not hold.
+const ATOMIC_ALWAYS: bool = cfg!(not(target_arch = "x86_64"));
+
 macro_rules! profile {
     ($name:ident, $doc:literal, $options:expr) => {
         #[doc = $doc]
-        #[cfg(target_arch = "x86_64")]
         pub(crate) struct $name;
 
-        #[cfg(target_arch = "x86_64")]
         impl Protections for $name {
-            type Crc = Instruction;
+            type Crc = Native;
             #[inline(always)]
             fn canary(_: &Options) -> bool {
                 $options.canary
@@ -49,7 +55,7 @@ macro_rules! profile {
             }
             #[inline(always)]
             fn atomic_free(_: &Options, _: bool) -> bool {
-                $options.atomic_free
+                $options.atomic_free || ATOMIC_ALWAYS
             }
         }
     };
@@ -77,9 +83,7 @@ impl<C: Crc> Protections for Mixture<C> {
         options.neighbours
     }
     fn atomic_free(options: &Options, shared: bool) -> bool {
-        // Elsewhere than on x86-64, stores may become visible out of order, and the argument that a losing
-        // thread sees the winner's mark in time does not hold.
-        options.atomic_free || shared || cfg!(not(target_arch = "x86_64"))
+        options.atomic_free || shared || ATOMIC_ALWAYS
     }
 }
 
@@ -122,40 +126,50 @@ impl Set {
     }
 }
 
-/// Runs `$body` with `$P` standing for the set's type.
-macro_rules! with_protections {
+/// Runs `$body` with `$P` standing for the set's type: for fast paths.
+macro_rules! with_set {
     ($set:expr, $P:ident => $body:expr) => {{
         use $crate::protections as sets;
         match $set {
-            #[cfg(target_arch = "x86_64")]
             sets::Set::Default => {
                 type $P = sets::DefaultProfile;
                 $body
             }
-            #[cfg(target_arch = "x86_64")]
             sets::Set::Strict => {
                 type $P = sets::StrictProfile;
                 $body
             }
-            #[cfg(target_arch = "x86_64")]
             sets::Set::Fast => {
                 type $P = sets::FastProfile;
                 $body
             }
-            #[cfg(target_arch = "x86_64")]
             sets::Set::Mixed => {
-                type $P = sets::Mixture<$crate::chunk::checksum::Instruction>;
+                type $P = sets::Mixture<sets::Native>;
                 $body
             }
-            #[allow(unreachable_patterns, reason = "the others exist on x86-64 only")]
-            _ => {
+            sets::Set::Portable => {
                 type $P = sets::PortableMixture;
                 $body
             }
         }
     }};
 }
-pub(crate) use with_protections;
+pub(crate) use with_set;
 
-/// The set that runs everywhere.
+/// Runs `$body` with `$P` standing for a mixture, which is every set: for slow paths.
+macro_rules! with_mixture {
+    ($set:expr, $P:ident => $body:expr) => {{
+        use $crate::protections as sets;
+        if $set == sets::Set::Portable {
+            type $P = sets::PortableMixture;
+            $body
+        } else {
+            type $P = sets::Mixture<sets::Native>;
+            $body
+        }
+    }};
+}
+pub(crate) use with_mixture;
+
+/// The mixture that runs on every CPU.
 pub(crate) type PortableMixture = Mixture<Portable>;

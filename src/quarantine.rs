@@ -8,10 +8,14 @@
 //! The ring is only the delay: that a chunk was freed is known from its state byte, so no flood of
 //! frees makes a double free pass.
 
+use crate::primary::region::OwnedSlot;
 use crate::random::Random;
 
 /// Places in a ring.
 pub(crate) const PLACES: usize = 32;
+
+/// The most slots that leave at one turn: those that the ring shrinks by, and one for the new slot.
+pub(crate) const MOST_AT_ONCE: usize = PLACES / 4 + 1;
 
 /// Slots of one class that were freed by one thread, oldest first.
 pub(crate) struct Ring {
@@ -23,33 +27,33 @@ pub(crate) struct Ring {
     limit: u16,
     /// Places that may be used at most, for the class.
     most: u16,
-    chunks: [usize; PLACES],
+    slots: [OwnedSlot; PLACES],
 }
 
 /// What became of a chunk that was put into a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
     /// It took the place of this one, which leaves the quarantine.
-    Exchanged(usize),
+    Exchanged(OwnedSlot),
     /// The ring must be asked again, in [`Ring::turn`].
     AtTurn,
 }
 
 impl Ring {
     pub(crate) const fn new(most: u16) -> Self {
-        Self { hand: 0, length: 0, limit: 0, most, chunks: [0; PLACES] }
+        Self { hand: 0, length: 0, limit: 0, most, slots: [OwnedSlot::NONE; PLACES] }
     }
 
     /// Exchanges a freed chunk for the oldest one, unless the ring is at its turn or not full.
     #[inline(always)]
-    pub(crate) fn exchange(&mut self, chunk: usize) -> Pushed {
+    pub(crate) fn exchange(&mut self, slot: OwnedSlot) -> Pushed {
         if self.hand >= self.length {
             return Pushed::AtTurn;
         }
         // The mask changes nothing: `hand` is below `length`. It spares a bounds check.
-        let place = &mut self.chunks[usize::from(self.hand) & (PLACES - 1)];
+        let place = &mut self.slots[usize::from(self.hand) & (PLACES - 1)];
         self.hand += 1;
-        Pushed::Exchanged(core::mem::replace(place, chunk))
+        Pushed::Exchanged(core::mem::replace(place, slot))
     }
 
     /// Puts a chunk in when [`Self::exchange`] could not. The ring grows by one place if it may and
@@ -58,10 +62,16 @@ impl Ring {
     ///
     /// Returns by how many places the ring has grown or, negative, shrunk.
     #[cold]
-    pub(crate) fn turn(&mut self, chunk: usize, room: bool, random: &mut Random, mut leave: impl FnMut(usize)) -> i32 {
+    pub(crate) fn turn(
+        &mut self,
+        slot: OwnedSlot,
+        room: bool,
+        random: &mut Random,
+        mut leave: impl FnMut(OwnedSlot),
+    ) -> i32 {
         if self.length < self.limit && room {
-            if let Some(place) = self.chunks.get_mut(usize::from(self.length)) {
-                *place = chunk;
+            if let Some(place) = self.slots.get_mut(usize::from(self.length)) {
+                *place = slot;
                 self.length += 1;
                 // Stay at the end until the ring is as long as it may be.
                 self.hand = self.length;
@@ -74,32 +84,32 @@ impl Ring {
         let before = self.length;
         // The oldest leave; they stand at the front when the hand is at the end.
         let surplus = usize::from(before.saturating_sub(self.limit));
-        for &oldest in self.chunks.iter().take(surplus) {
+        for &oldest in self.slots.iter().take(surplus) {
             leave(oldest);
         }
-        self.chunks.copy_within(surplus..usize::from(before), 0);
+        self.slots.copy_within(surplus..usize::from(before), 0);
         self.length -= surplus as u16;
         self.hand = 0;
         let mut grown = i32::from(self.length) - i32::from(before);
-        match self.exchange(chunk) {
+        match self.exchange(slot) {
             Pushed::Exchanged(old) => leave(old),
             Pushed::AtTurn if self.limit > 0 && room => {
                 // Empty until now.
-                self.chunks[0] = chunk;
+                self.slots[0] = slot;
                 self.length = 1;
                 self.hand = 1;
                 grown += 1;
             }
-            Pushed::AtTurn => leave(chunk),
+            Pushed::AtTurn => leave(slot),
         }
         grown
     }
 
     /// Empties the ring through `leave`; returns how many chunks left.
-    pub(crate) fn drain(&mut self, mut leave: impl FnMut(usize)) -> i32 {
+    pub(crate) fn drain(&mut self, mut leave: impl FnMut(OwnedSlot)) -> i32 {
         let length = self.length;
-        for &chunk in self.chunks.iter().take(usize::from(length)) {
-            leave(chunk);
+        for &slot in self.slots.iter().take(usize::from(length)) {
+            leave(slot);
         }
         self.length = 0;
         self.hand = 0;
@@ -116,17 +126,23 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::{Pushed, Ring};
+    use crate::primary::region::OwnedSlot;
     use crate::random::Random;
     use proptest::prelude::*;
 
+    /// A slot whose chunk has this number.
+    fn slot(chunk: usize) -> OwnedSlot {
+        OwnedSlot { chunk, ..OwnedSlot::NONE }
+    }
+
     fn push(ring: &mut Ring, chunk: usize, room: bool, random: &mut Random) -> (Vec<usize>, i32) {
         let mut left = Vec::new();
-        let grown = match ring.exchange(chunk) {
+        let grown = match ring.exchange(slot(chunk)) {
             Pushed::Exchanged(old) => {
-                left.push(old);
+                left.push(old.chunk);
                 0
             }
-            Pushed::AtTurn => ring.turn(chunk, room, random, |old| left.push(old)),
+            Pushed::AtTurn => ring.turn(slot(chunk), room, random, |old| left.push(old.chunk)),
         };
         (left, grown)
     }
@@ -149,7 +165,7 @@ mod tests {
                 prop_assert!(ring.length() <= most);
             }
             let mut rest = Vec::new();
-            ring.drain(|chunk| rest.push(chunk));
+            ring.drain(|slot| rest.push(slot.chunk));
             rest.sort_unstable();
             prop_assert_eq!(rest, inside.into_iter().collect::<Vec<_>>());
         }

@@ -6,6 +6,7 @@
 //! producer.
 
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::primary::region::OwnedSlot;
 use crate::protections::Set;
 use crate::quarantine::{self, Ring};
 use crate::random::Random;
@@ -19,44 +20,56 @@ pub(crate) struct Ready {
     length: u16,
     /// Slots that may lie ready, for the class.
     pub(crate) most: u16,
-    chunks: [usize; READY],
+    slots: [OwnedSlot; READY],
 }
 
 impl Ready {
     const fn new(most: u16) -> Self {
-        Self { length: 0, most, chunks: [0; READY] }
+        Self { length: 0, most, slots: [OwnedSlot::NONE; READY] }
     }
 
     /// Takes the slot that was put in last.
-    #[inline(always)]
-    pub(crate) fn pop(&mut self) -> Option<usize> {
+    pub(crate) fn pop(&mut self) -> Option<OwnedSlot> {
         let last = self.length.checked_sub(1)?;
         self.length = last;
         // `length` is at most READY; the mask spares a bounds check.
-        Some(self.chunks[usize::from(last) & (READY - 1)])
+        Some(self.slots[usize::from(last) & (READY - 1)])
+    }
+
+    /// The slot that [`Self::pop`] would take.
+    #[inline(always)]
+    pub(crate) fn last(&self) -> Option<OwnedSlot> {
+        let last = self.length.checked_sub(1)?;
+        Some(self.slots[usize::from(last) & (READY - 1)])
+    }
+
+    /// Takes that slot.
+    #[inline(always)]
+    pub(crate) fn drop_last(&mut self) {
+        self.length = self.length.wrapping_sub(1);
     }
 
     /// Puts a slot in; `false` when there is no room.
     #[inline(always)]
-    pub(crate) fn push(&mut self, chunk: usize) -> bool {
+    pub(crate) fn push(&mut self, slot: OwnedSlot) -> bool {
         if self.length >= self.most {
             return false;
         }
-        self.chunks[usize::from(self.length) & (READY - 1)] = chunk;
+        self.slots[usize::from(self.length) & (READY - 1)] = slot;
         self.length += 1;
         true
     }
 
     /// Takes the slots out that were put in first, as many as fit into `out`, but at most half of them unless
     /// `all`; returns how many.
-    pub(crate) fn take_oldest(&mut self, out: &mut [usize], all: bool) -> usize {
+    pub(crate) fn take_oldest(&mut self, out: &mut [OwnedSlot], all: bool) -> usize {
         let length = usize::from(self.length);
         let wanted = if all { length } else { length.div_ceil(2) };
         let count = wanted.min(out.len());
-        for (place, chunk) in out.iter_mut().zip(self.chunks.iter()).take(count) {
-            *place = *chunk;
+        for (place, slot) in out.iter_mut().zip(self.slots.iter()).take(count) {
+            *place = *slot;
         }
-        self.chunks.copy_within(count..length, 0);
+        self.slots.copy_within(count..length, 0);
         self.length -= count as u16;
         count
     }
@@ -165,17 +178,21 @@ impl ThreadCache {
 #[cfg(test)]
 mod tests {
     use super::{READY, Ready};
+    use crate::primary::region::OwnedSlot;
+    use core::sync::atomic::AtomicU8;
 
     #[test]
     fn ready_slots_come_out_in_reverse_order_and_oldest_leave_first() {
         let mut ready = Ready::new(4);
-        for chunk in 1..=4 {
-            assert!(ready.push(chunk));
+        let states = [0, 1, 2, 3, 4].map(AtomicU8::new);
+        let slots = [0, 1, 2, 3, 4].map(|number| OwnedSlot::new(number, &states[number]));
+        for slot in slots.iter().take(4) {
+            assert!(ready.push(*slot));
         }
-        assert!(!ready.push(5));
-        let mut out = [0; READY];
+        assert!(!ready.push(slots[4]));
+        let mut out = [OwnedSlot::NONE; READY];
         assert_eq!(ready.take_oldest(&mut out, false), 2);
-        assert_eq!(out[..2], [1, 2]);
-        assert_eq!((ready.pop(), ready.pop(), ready.pop()), (Some(4), Some(3), None));
+        assert_eq!(out[..2], slots[..2]);
+        assert_eq!((ready.pop(), ready.pop(), ready.pop()), (Some(slots[3]), Some(slots[2]), None));
     }
 }

@@ -32,21 +32,51 @@ pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize) {
         unsafe { zero_long(chunk, bytes) };
         return;
     }
-    if bytes < 16 {
-        // SAFETY: `bytes` is 8.
-        unsafe { chunk.cast::<u64>().write(0) };
-        return;
+    // Blocks from the front and the same from the back, which meet or overlap: no loop for what most chunks are.
+    // SAFETY: every block lies within the first or the last 8, 16, 32 or 64 bytes, of which there are so many.
+    unsafe {
+        let end = chunk.add(bytes);
+        if bytes <= 32 {
+            if bytes < 16 {
+                chunk.cast::<u64>().write(0);
+                return;
+            }
+            zero_block(chunk);
+            zero_block(end.sub(16));
+            return;
+        }
+        if bytes > 128 {
+            let mut at = chunk;
+            let last = end.sub(64);
+            while at < last {
+                keep_loop();
+                zero_block(at);
+                zero_block(at.add(16));
+                zero_block(at.add(32));
+                zero_block(at.add(48));
+                at = at.add(64);
+            }
+        } else {
+            zero_block(chunk);
+            zero_block(chunk.add(16));
+            if bytes > 64 {
+                zero_block(chunk.add(32));
+                zero_block(chunk.add(48));
+            }
+        }
+        if bytes > 64 {
+            zero_block(end.sub(64));
+            zero_block(end.sub(48));
+        }
+        zero_block(end.sub(32));
+        zero_block(end.sub(16));
     }
-    let last = bytes - 16;
-    let mut at = 0;
-    while at < last {
-        keep_loop();
-        // SAFETY: `at + 16 < bytes`.
-        unsafe { chunk.add(at).cast::<u128>().write_unaligned(0) };
-        at += 16;
-    }
-    // SAFETY: the last 16 bytes, which may overlap the ones before.
-    unsafe { chunk.add(last).cast::<u128>().write_unaligned(0) };
+}
+
+#[inline(always)]
+unsafe fn zero_block(block: *mut u8) {
+    // SAFETY: the caller's promise: 16 writable bytes.
+    unsafe { block.cast::<u128>().write_unaligned(0) };
 }
 
 #[cold]
@@ -81,20 +111,62 @@ pub(crate) unsafe fn is_zero(chunk: *const u8, bytes: usize) -> bool {
         // SAFETY: the caller's promise.
         return unsafe { first_nonzero(chunk, bytes) }.is_none();
     }
-    if bytes < 16 {
-        // SAFETY: `bytes` is 8.
-        return unsafe { chunk.cast::<u64>().read_volatile() } == 0;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `zero`.
+    return unsafe { is_zero_short(chunk, bytes) };
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: the caller's promise.
+    return unsafe { first_nonzero(chunk, bytes) }.is_none();
+}
+
+/// Whether `bytes` bytes, at most [`LONG`], are zero.
+///
+/// # Safety
+/// As for [`is_zero`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn is_zero_short(chunk: *const u8, bytes: usize) -> bool {
+    use core::arch::x86_64::{
+        __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128,
+    };
+    // SAFETY: every block lies within the first or the last 8, 16, 32 or 64 bytes, of which there are so many; SSE2 is part of
+    // x86-64.
+    unsafe {
+        let block = |at: *const u8| _mm_loadu_si128(at.cast::<__m128i>());
+        let is_zero = |seen| _mm_movemask_epi8(_mm_cmpeq_epi8(seen, _mm_setzero_si128())) == 0xffff;
+        let end = chunk.add(bytes);
+        if bytes <= 32 {
+            if bytes < 16 {
+                return chunk.cast::<u64>().read_volatile() == 0;
+            }
+            return is_zero(_mm_or_si128(block(chunk), block(end.sub(16))));
+        }
+        let mut seen = _mm_or_si128(block(end.sub(32)), block(end.sub(16)));
+        let mut add = |at: *const u8| seen = _mm_or_si128(seen, block(at));
+        if bytes > 64 {
+            add(end.sub(64));
+            add(end.sub(48));
+        }
+        if bytes > 128 {
+            let mut at = chunk;
+            let last = end.sub(64);
+            while at < last {
+                add(at);
+                add(at.add(16));
+                add(at.add(32));
+                add(at.add(48));
+                at = at.add(64);
+            }
+        } else {
+            add(chunk);
+            add(chunk.add(16));
+            if bytes > 64 {
+                add(chunk.add(32));
+                add(chunk.add(48));
+            }
+        }
+        is_zero(seen)
     }
-    let last = bytes - 16;
-    // SAFETY: the last 16 bytes.
-    let mut seen = unsafe { chunk.add(last).cast::<u128>().read_unaligned() };
-    let mut at = 0;
-    while at < last {
-        // SAFETY: `at + 16 < bytes`.
-        seen |= unsafe { chunk.add(at).cast::<u128>().read_unaligned() };
-        at += 16;
-    }
-    seen == 0
 }
 
 /// Offset of the first byte that is not zero.

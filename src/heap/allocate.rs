@@ -6,12 +6,12 @@ use crate::chunk::header::{Fields, Header, MAX_ALIGN_LOG2, Origin};
 use crate::chunk::{canary, contents};
 use crate::os::mapping::{OutOfMemory, PAGE};
 use crate::primary::class::BATCH;
-use crate::primary::region::state;
+use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
 use crate::size_class::{ClassId, MIN_ALIGN, TABLE_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Kind, Operation, Violation};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::Ordering;
 
 /// Why there is no chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,24 +38,78 @@ impl From<Violation> for Failure {
 pub(crate) const MIN_ALIGN_LOG2: u32 = MIN_ALIGN.ilog2();
 
 impl Core {
-    /// A chunk of `size` bytes at a multiple of [`MIN_ALIGN`].
+    /// The fast path: hands out a ready slot of a small class that passes all checks.
+    ///
+    /// `None`, and nothing changed, in every other case: [`Self::allocate_aligned`] then tells it in full.
     #[inline(always)]
-    pub(crate) fn allocate<P: Protections>(
+    pub(crate) fn allocate_ready<P: Protections>(
         &self,
         cache: &mut ThreadCache,
         size: usize,
+        align_log2: u32,
         origin: Origin,
-    ) -> Result<usize, Failure> {
+    ) -> Option<usize> {
         // One comparison for "zero" and "not in the table".
-        if size.wrapping_sub(1) >= TABLE_MAX {
-            return self.allocate_unusual::<P>(cache, size, MIN_ALIGN_LOG2, origin);
+        if size.wrapping_sub(1) >= TABLE_MAX || align_log2 > MIN_ALIGN_LOG2 {
+            return None;
         }
-        let class = ClassId::for_table_size(size);
-        self.allocate_in_class::<P>(cache, class, size, Fields::allocated(size, MIN_ALIGN_LOG2, origin))
+        let mark = cache.mark;
+        let bin = cache.bin(ClassId::for_table_size(size));
+        let slot = bin.ready.last()?;
+        // Slots of this path are at most so long: said here, so that the code for longer ones is left out.
+        let capacity = (bin.capacity as usize).min(TABLE_MAX);
+        if !self.is_untouched::<P>(slot, mark, capacity) {
+            return None;
+        }
+        bin.ready.drop_last();
+        let fields = Fields::allocated(size, align_log2, origin);
+        self.seal_for_program::<P>(slot, size, capacity, fields);
+        Some(slot.chunk)
+    }
+
+    /// Whether a slot is the cache's, and nobody wrote to it while it was free.
+    #[inline(always)]
+    fn is_untouched<P: Protections>(&self, slot: OwnedSlot, mark: u8, capacity: usize) -> bool {
+        let chunk = slot.chunk;
+        if slot.state().load(Ordering::Relaxed) != mark {
+            return false;
+        }
+        let old = checksum::read(chunk);
+        if old.checksum() != self.seal.secrets.free::<P::Crc>(chunk, old.fields().0) {
+            return false;
+        }
+        // A fresh slot of several pages is not read: that would fault every page in twice.
+        !P::write_after_free(&self.options)
+            || capacity > PAGE && old.fields() == Fields::FRESH
+            // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8.
+            || unsafe { contents::is_zero(core::ptr::with_exposed_provenance(chunk), capacity) }
+    }
+
+    /// Writes header and canaries, and makes the slot the program's.
+    #[inline(always)]
+    fn seal_for_program<P: Protections>(&self, slot: OwnedSlot, size: usize, capacity: usize, fields: Fields) {
+        let chunk = slot.chunk;
+        let secrets = &self.seal.secrets;
+        let sum = secrets.live::<P::Crc>(chunk, fields.0);
+        if P::canary(&self.options) {
+            let memory = core::ptr::with_exposed_provenance_mut::<u8>(chunk);
+            let word = secrets.canary(sum);
+            // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8. Where slots are zeroed when
+            // they are freed, it is zero, and its header is written next.
+            unsafe {
+                if P::zero_on_free(&self.options) {
+                    canary::fill::<true>(memory, size, capacity, word);
+                } else {
+                    canary::fill::<false>(memory, size, capacity, word);
+                }
+            }
+        }
+        checksum::write(chunk, Header::seal(fields, sum));
+        // Last: whoever sees the slot live sees header and canaries in order.
+        slot.state().store(state::LIVE, Ordering::Release);
     }
 
     /// A chunk of a class, from the cache or, when that has none, from the slabs.
-    #[inline(always)]
     fn allocate_in_class<P: Protections>(
         &self,
         cache: &mut ThreadCache,
@@ -66,75 +120,59 @@ impl Core {
         let mark = cache.mark;
         let bin = cache.bin(class);
         let capacity = bin.capacity as usize;
-        let chunk = match bin.ready.pop() {
-            Some(chunk) => chunk,
+        let slot = match bin.ready.pop() {
+            Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
-        let slot = self.arena.own_region(chunk).own_slot(chunk);
-        self.hand_out::<P>(slot.state, mark, chunk, size, capacity, fields)?;
-        Ok(chunk)
+        self.hand_out::<P>(slot, mark, size, capacity, fields)?;
+        Ok(slot.chunk)
     }
 
     /// Verifies that nobody touched a slot while it was free, and seals it for the program.
-    #[inline(always)]
     fn hand_out<P: Protections>(
         &self,
-        slot: &AtomicU8,
+        slot: OwnedSlot,
         mark: u8,
-        chunk: usize,
         size: usize,
         capacity: usize,
         fields: Fields,
     ) -> Result<(), Violation> {
-        if slot.load(Ordering::Relaxed) != mark {
-            return Err(not_owned(chunk, Operation::Allocate));
-        }
-        let secrets = &self.seal.secrets;
-        let old = checksum::read(chunk);
-        if old.checksum() != secrets.free::<P::Crc>(chunk, old.fields().0) {
-            return Err(self.damaged_free_header(chunk, capacity, old));
-        }
-        let memory = core::ptr::with_exposed_provenance_mut::<u8>(chunk);
-        if P::write_after_free(&self.options) && !(capacity > PAGE && old.fields() == Fields::FRESH) {
-            // A fresh slot of several pages is not read: that would fault every page in twice.
-            // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8.
-            if !unsafe { contents::is_zero(memory, capacity) } {
-                return Err(written_after_free(chunk, capacity, old.fields()));
+        let chunk = slot.chunk;
+        if !self.is_untouched::<P>(slot, mark, capacity) {
+            let old = checksum::read(chunk);
+            if slot.state().load(Ordering::Relaxed) != mark {
+                return Err(not_owned(chunk, Operation::Allocate));
             }
+            if old.checksum() != self.seal.free(chunk, old.fields().0) {
+                return Err(self.damaged_free_header(chunk, capacity, old));
+            }
+            return Err(written_after_free(chunk, capacity, old.fields()));
         }
-        let sum = secrets.live::<P::Crc>(chunk, fields.0);
-        if P::canary(&self.options) {
-            // SAFETY: as above, and nobody else reads or writes the slot.
-            unsafe { canary::fill(memory, size, capacity, secrets.canary(sum)) };
-        }
-        checksum::write(chunk, Header::seal(fields, sum));
-        // Last: whoever sees the slot live sees header and canaries in order.
-        slot.store(state::LIVE, Ordering::Release);
+        self.seal_for_program::<P>(slot, size, capacity, fields);
         Ok(())
     }
 
     /// Takes a batch of slots from the class; one to hand out, the others lie ready, lowest address on top.
     #[cold]
     #[inline(never)]
-    fn refill(&self, cache: &mut ThreadCache, class: ClassId) -> Result<usize, OutOfMemory> {
+    fn refill(&self, cache: &mut ThreadCache, class: ClassId) -> Result<OwnedSlot, OutOfMemory> {
         self.refresh_randomness(cache);
-        let mut batch = [0; BATCH];
+        let mut batch = [OwnedSlot::NONE; BATCH];
         let wanted = usize::from(cache.bin(class).ready.most).div_ceil(2).clamp(1, BATCH);
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
         let taken = self.class(class).lock().take(self.ground(), mark, &mut cache.random, batch)?;
-        let (&mut first, others) = batch.get_mut(..taken).and_then(<[usize]>::split_first_mut).ok_or(OutOfMemory)?;
+        let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;
         let ready = &mut cache.bin(class).ready;
-        for &chunk in others.iter().rev() {
+        for &slot in others.iter().rev() {
             // The bin is empty and holds at least twice a batch.
-            ready.push(chunk);
+            ready.push(slot);
         }
         Ok(first)
     }
 
     /// Everything but small sizes at ordinary alignment: zero, medium, large.
-    #[inline(never)]
-    pub(crate) fn allocate_unusual<P: Protections>(
+    fn allocate_unusual<P: Protections>(
         &self,
         cache: &mut ThreadCache,
         size: usize,
@@ -209,18 +247,18 @@ impl Core {
     ) -> Result<usize, Failure> {
         let mark = cache.mark;
         let capacity = class.capacity();
-        let start = match cache.bin(class).ready.pop() {
-            Some(chunk) => chunk,
+        let slot = match cache.bin(class).ready.pop() {
+            Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
+        let start = slot.chunk;
         let chunk = start.next_multiple_of(1 << fields.align_log2());
         let gap = chunk - start;
-        let slot = self.arena.own_region(start).own_slot(start);
-        self.hand_out::<P>(slot.state, mark, start, gap + size, capacity, fields)?;
+        self.hand_out::<P>(slot, mark, gap + size, capacity, fields)?;
         if P::canary(&self.options) {
             let word = self.seal.secrets.canary(checksum::read(start).checksum());
             // SAFETY: the gap lies in the slot that was just handed to us; it is a multiple of 16 bytes.
-            unsafe { canary::fill(core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
+            unsafe { canary::fill::<false>(core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
         }
         Ok(chunk)
     }

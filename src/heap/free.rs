@@ -2,17 +2,18 @@
 
 use super::allocate::not_owned;
 use super::core::Core;
+use super::locate::{Located, Small};
 use crate::chunk::checksum;
 use crate::chunk::header::{Fields, Header, Origin};
 use crate::chunk::{canary, contents};
 use crate::primary::class::{BATCH, NotOwned};
-use crate::primary::region::{Slot, state};
+use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
 use crate::quarantine::Pushed;
 use crate::size_class::ClassId;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 /// What a way of giving back demands of the chunk.
 #[derive(Clone, Copy, Debug)]
@@ -57,109 +58,167 @@ impl Demand {
     }
 }
 
+/// What the fast path did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freed {
+    /// The chunk was taken back.
+    Done,
+    /// Nothing, because something is out of the ordinary: [`Core::free`] will tell it in full.
+    Unusual,
+    /// The chunk was taken back, and another one turned out to be somebody else's.
+    NotOwned(usize),
+}
+
+impl From<Result<(), NotOwned>> for Freed {
+    fn from(outcome: Result<(), NotOwned>) -> Self {
+        match outcome {
+            Ok(()) => Self::Done,
+            Err(NotOwned(chunk)) => Self::NotOwned(chunk),
+        }
+    }
+}
+
 impl Core {
-    /// Takes a chunk back.
+    /// The fast path: takes back a small chunk of at most `LONGEST` bytes that passes all checks.
     #[inline(always)]
+    pub(crate) fn free_usual<P: Protections, const LONGEST: usize>(
+        &self,
+        cache: &mut ThreadCache,
+        chunk: usize,
+        demand: Demand,
+    ) -> Freed {
+        let Some(region) = self.arena.region_of(chunk) else { return Freed::Unusual };
+        let Some(slot) = region.slot_at(chunk) else { return Freed::Unusual };
+        if slot.state.load(Ordering::Relaxed) != state::LIVE {
+            return Freed::Unusual;
+        }
+        let secrets = &self.seal.secrets;
+        let header = checksum::read(chunk);
+        let fields = header.fields();
+        if header.checksum() != secrets.live::<P::Crc>(chunk, fields.0) || (fields.0 ^ demand.value) & demand.mask != 0
+        {
+            return Freed::Unusual;
+        }
+        // A region with slots below its frontier belongs to a class.
+        let class = region.own_class();
+        let mark = cache.mark;
+        let bin = cache.bin(class);
+        let capacity = bin.capacity as usize;
+        if capacity > LONGEST {
+            return Freed::Unusual;
+        }
+        if P::canary(&self.options) {
+            let memory = core::ptr::with_exposed_provenance(chunk);
+            // SAFETY: a live chunk's slot, `capacity` bytes long, a multiple of 8.
+            if !unsafe { canary::is_intact(memory, fields.size(), capacity, secrets.canary(header.checksum())) } {
+                return Freed::Unusual;
+            }
+        }
+        if P::neighbours(&self.options) {
+            if self.check_neighbours::<P::Crc>(region, slot.index, class, chunk, fields).is_err() {
+                return Freed::Unusual;
+            }
+        } else if P::canary(&self.options)
+            && fields.size() == capacity
+            && !self.next_is_sealed::<P::Crc>(chunk, capacity)
+        {
+            return Freed::Unusual;
+        }
+        if !self.wipe::<P>(slot.state, mark, chunk, capacity, fields) {
+            return Freed::Unusual;
+        }
+        match bin.ring.exchange(OwnedSlot::new(chunk, slot.state)) {
+            Pushed::Exchanged(old) if bin.ready.push(old) => Freed::Done,
+            Pushed::Exchanged(old) => self.flush_half(cache, class, old).into(),
+            Pushed::AtTurn => self.turn(cache, class, OwnedSlot::new(chunk, slot.state)).into(),
+        }
+    }
+
+    /// Takes a chunk back, whatever it is.
+    #[inline(never)]
     pub(crate) fn free<P: Protections>(
         &self,
         cache: &mut ThreadCache,
         chunk: usize,
         demand: Demand,
     ) -> Result<(), Violation> {
-        let Some(region) = self.arena.region_of(chunk) else {
-            return self.free_unusual(cache, chunk, demand);
-        };
-        let Some(slot) = region.slot_at(chunk) else {
-            return self.free_unusual(cache, chunk, demand);
-        };
-        // A region with slots below its frontier belongs to a class.
-        let class = region.own_class();
-        let mark = cache.mark;
-        let atomic = P::atomic_free(&self.options, mark == state::SHARED_MARK);
-        if atomic {
-            if slot.state.compare_exchange(state::LIVE, mark, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                return self.free_unusual(cache, chunk, demand);
-            }
-        } else if slot.state.load(Ordering::Relaxed) != state::LIVE {
-            return self.free_unusual(cache, chunk, demand);
-        }
-        let secrets = &self.seal.secrets;
-        let header = checksum::read(chunk);
-        let fields = header.fields();
-        let wrong = (fields.0 ^ demand.value) & demand.mask;
-        if header.checksum() != secrets.live::<P::Crc>(chunk, fields.0) || wrong != 0 {
-            if atomic {
-                slot.state.store(state::LIVE, Ordering::Release);
-            }
-            return self.free_unusual(cache, chunk, demand);
-        }
-        let capacity = cache.bin(class).capacity as usize;
-        let memory = core::ptr::with_exposed_provenance_mut::<u8>(chunk);
-        if P::canary(&self.options) {
-            let size = fields.size();
-            let word = secrets.canary(header.checksum());
-            // SAFETY: a live chunk's slot, `capacity` bytes long, a multiple of 8.
-            if let Err(damage) = unsafe { canary::check(memory, size, capacity, word) } {
-                if !atomic && slot.state.load(Ordering::Acquire) != state::LIVE {
+        let located = self.locate(chunk, Operation::Free)?;
+        located.check_demand(chunk, &demand, self.options.mismatch)?;
+        match located {
+            Located::Small(small) => {
+                let Small { region, class, slot, start, fields } = small;
+                if P::neighbours(&self.options) {
+                    self.check_neighbours::<P::Crc>(region, slot.index, class, start, fields)?;
+                } else if P::canary(&self.options) && small.end() == class.capacity() {
+                    self.check_next_header::<P::Crc>(region, slot.index, class, start, fields)?;
+                }
+                if !self.wipe::<P>(slot.state, cache.mark, start, class.capacity(), fields) {
                     return Err(not_owned(chunk, Operation::Free));
                 }
-                return Err(super::locate::overflowed(chunk, fields, damage, Operation::Free));
+                self.quarantine(cache, class, OwnedSlot::new(start, slot.state))
+                    .map_err(|NotOwned(chunk)| not_owned(chunk, Operation::Free))
             }
-            if size == capacity && !P::neighbours(&self.options) {
-                self.check_next_header::<P::Crc>(region, slot.index, class, chunk, fields)?;
+            Located::ZeroSized(region, _) => {
+                self.zero_sized.lock().give_back(region, chunk);
+                Ok(())
+            }
+            Located::Large(_) => {
+                if self.secondary.release(self.large_ground(), chunk) {
+                    Ok(())
+                } else {
+                    Err(not_owned(chunk, Operation::Free))
+                }
             }
         }
-        if P::neighbours(&self.options) {
-            self.check_neighbours::<P::Crc>(region, slot.index, class, chunk, fields)?;
-        }
-        self.retire::<P>(cache, class, slot, chunk, fields)
     }
 
-    /// Wipes a verified chunk and puts it into the quarantine.
+    /// Makes a verified chunk's slot the cache's, and wipes it. `false` when another thread was faster.
     #[inline(always)]
-    fn retire<P: Protections>(
-        &self,
-        cache: &mut ThreadCache,
-        class: ClassId,
-        slot: Slot<'_>,
-        start: usize,
-        fields: Fields,
-    ) -> Result<(), Violation> {
-        let mark = cache.mark;
-        let bin = cache.bin(class);
-        let capacity = bin.capacity as usize;
+    fn wipe<P: Protections>(&self, slot: &AtomicU8, mark: u8, start: usize, capacity: usize, fields: Fields) -> bool {
         // First: whoever sees the slot live sees header and canaries in order.
-        slot.state.store(mark, Ordering::Release);
+        if P::atomic_free(&self.options, mark == state::SHARED_MARK) {
+            if slot.compare_exchange(state::LIVE, mark, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                return false;
+            }
+        } else {
+            slot.store(mark, Ordering::Release);
+        }
         if P::zero_on_free(&self.options) {
             // SAFETY: the slot is this cache's now, `capacity` bytes long, a positive multiple of 8.
             unsafe { contents::zero(core::ptr::with_exposed_provenance_mut(start), capacity) };
         }
         let freed = fields.freed();
         checksum::write(start, Header::seal(freed, self.seal.secrets.free::<P::Crc>(start, freed.0)));
-        match bin.ring.exchange(start) {
+        true
+    }
+
+    /// Puts a wiped slot into the quarantine.
+    fn quarantine(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), NotOwned> {
+        let bin = cache.bin(class);
+        match bin.ring.exchange(slot) {
             Pushed::Exchanged(old) => {
                 if !bin.ready.push(old) {
                     return self.flush_half(cache, class, old);
                 }
                 Ok(())
             }
-            Pushed::AtTurn => self.turn(cache, class, start),
+            Pushed::AtTurn => self.turn(cache, class, slot),
         }
     }
 
     /// The ring is at its turn, or grows.
     #[cold]
     #[inline(never)]
-    fn turn(&self, cache: &mut ThreadCache, class: ClassId, chunk: usize) -> Result<(), Violation> {
+    fn turn(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), NotOwned> {
         /// However little the quarantine may hold, a slot never comes back at once.
         const LEAST: u16 = 2;
         self.refresh_randomness(cache);
         let stride = class.stride().cast_signed();
         let bin = &mut cache.bins[class.index() & (crate::size_class::CLASSES - 1)];
         let room = cache.quarantine_room >= stride || bin.ring.length() < LEAST;
-        let mut left = [0; crate::quarantine::PLACES + 1];
+        let mut left = [OwnedSlot::NONE; crate::quarantine::MOST_AT_ONCE];
         let mut count = 0;
-        let grown = bin.ring.turn(chunk, room, &mut cache.random, |old| {
+        let grown = bin.ring.turn(slot, room, &mut cache.random, |old| {
             if let Some(place) = left.get_mut(count) {
                 *place = old;
                 count += 1;
@@ -177,24 +236,27 @@ impl Core {
     /// Gives the older half of the ready slots back to the class, then puts `chunk` in.
     #[cold]
     #[inline(never)]
-    fn flush_half(&self, cache: &mut ThreadCache, class: ClassId, chunk: usize) -> Result<(), Violation> {
-        let mut batch = [0; BATCH];
+    fn flush_half(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), NotOwned> {
+        let mut batch = [OwnedSlot::NONE; BATCH];
         let count = cache.bin(class).ready.take_oldest(&mut batch, false);
         self.give_back(cache.mark, class, batch.get(..count).unwrap_or_default())?;
-        cache.bin(class).ready.push(chunk);
+        cache.bin(class).ready.push(slot);
         Ok(())
     }
 
-    fn give_back(&self, mark: u8, class: ClassId, chunks: &[usize]) -> Result<(), Violation> {
-        let outcome = self.class(class).lock().give_back(self.ground(), mark, chunks);
-        outcome.map_err(|NotOwned(chunk)| not_owned(chunk, Operation::Free))
+    fn give_back(&self, mark: u8, class: ClassId, slots: &[OwnedSlot]) -> Result<(), NotOwned> {
+        self.class(class).lock().give_back(self.ground(), mark, slots)
     }
 
     /// Gives everything in a cache back: its thread ends, or memory is asked back.
     #[cold]
     pub(crate) fn flush(&self, cache: &mut ThreadCache) -> Result<(), Violation> {
+        self.flush_all(cache).map_err(|NotOwned(chunk)| not_owned(chunk, Operation::Free))
+    }
+
+    fn flush_all(&self, cache: &mut ThreadCache) -> Result<(), NotOwned> {
         for class in ClassId::all() {
-            let mut batch = [0; BATCH];
+            let mut batch = [OwnedSlot::NONE; BATCH];
             loop {
                 let count = cache.bin(class).ready.take_oldest(&mut batch, true);
                 if count == 0 {
@@ -202,11 +264,11 @@ impl Core {
                 }
                 self.give_back(cache.mark, class, batch.get(..count).unwrap_or_default())?;
             }
-            let mut held = [0; crate::quarantine::PLACES];
+            let mut held = [OwnedSlot::NONE; crate::quarantine::PLACES];
             let mut count = 0;
-            let left = cache.bin(class).ring.drain(|chunk| {
+            let left = cache.bin(class).ring.drain(|slot| {
                 if let Some(place) = held.get_mut(count) {
-                    *place = chunk;
+                    *place = slot;
                     count += 1;
                 }
             });
@@ -216,47 +278,5 @@ impl Core {
             }
         }
         Ok(())
-    }
-
-    /// Everything that is not the start of a small chunk given back in the usual way: over-aligned, zero-sized
-    /// and large chunks, unusual pairs of functions that are allowed, and everything that is wrong.
-    #[cold]
-    #[inline(never)]
-    fn free_unusual(&self, cache: &mut ThreadCache, chunk: usize, demand: Demand) -> Result<(), Violation> {
-        use super::locate::Located;
-        let located = self.locate(chunk, Operation::Free)?;
-        located.check_demand(chunk, &demand, self.options.mismatch)?;
-        match located {
-            Located::Small(small) => {
-                crate::protections::with_protections!(cache.set, P => {
-                    if P::neighbours(&self.options) {
-                        self.check_neighbours::<<P as Protections>::Crc>(
-                            small.region, small.slot.index, small.class, small.start, small.fields)?;
-                    } else if small.end() == small.class.capacity() && P::canary(&self.options) {
-                        self.check_next_header::<<P as Protections>::Crc>(
-                            small.region, small.slot.index, small.class, small.start, small.fields)?;
-                    }
-                    let atomic = P::atomic_free(&self.options, cache.mark == state::SHARED_MARK);
-                    if atomic
-                        && small.slot.state.compare_exchange(
-                            state::LIVE, cache.mark, Ordering::AcqRel, Ordering::Relaxed).is_err()
-                    {
-                        return Err(not_owned(chunk, Operation::Free));
-                    }
-                    self.retire::<P>(cache, small.class, small.slot, small.start, small.fields)
-                })
-            }
-            Located::ZeroSized(region, _) => {
-                self.zero_sized.lock().give_back(region, chunk);
-                Ok(())
-            }
-            Located::Large(_) => {
-                if self.secondary.release(self.large_ground(), chunk) {
-                    Ok(())
-                } else {
-                    Err(not_owned(chunk, Operation::Free))
-                }
-            }
-        }
     }
 }

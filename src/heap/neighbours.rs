@@ -31,8 +31,14 @@ impl Core {
         }
     }
 
-    /// Verifies the header behind a chunk that fills its slot: the first bytes that an overflow hits.
+    /// Whether the slot behind a chunk has a header of ours; a blank one does not count.
     #[inline(always)]
+    pub(crate) fn next_is_sealed<C: Crc>(&self, start: usize, capacity: usize) -> bool {
+        let next = start + capacity + crate::size_class::HEADER;
+        self.is_sealed::<C>(next, checksum::read(next))
+    }
+
+    /// Verifies the header behind a chunk that fills its slot: the first bytes that an overflow hits.
     pub(crate) fn check_next_header<C: Crc>(
         &self,
         region: &Region,

@@ -7,7 +7,7 @@ use super::free::Demand;
 use crate::chunk::header::Origin;
 use crate::options::Options;
 use crate::os::lock::Lock;
-use crate::protections::with_protections;
+use crate::protections::with_mixture;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::alloc::Layout;
@@ -107,7 +107,7 @@ impl Heap {
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, AllocateError> {
         let align_log2 = layout.align().ilog2();
         let chunk = self.with_cache(|core, cache| {
-            with_protections!(cache.set, P => core.allocate_aligned::<P>(cache, layout.size(), align_log2, Origin::Rust))
+            with_mixture!(cache.set, P => core.allocate_aligned::<P>(cache, layout.size(), align_log2, Origin::Rust))
         })?;
         NonNull::new(core::ptr::with_exposed_provenance_mut(chunk)).ok_or(AllocateError::OutOfMemory)
     }
@@ -123,7 +123,7 @@ impl Heap {
     pub unsafe fn deallocate(&self, chunk: NonNull<u8>, layout: Layout) -> Result<(), Violation> {
         let demand = demand(layout);
         let chunk = chunk.as_ptr().expose_provenance();
-        self.with_cache(|core, cache| with_protections!(cache.set, P => core.free::<P>(cache, chunk, demand)))
+        self.with_cache(|core, cache| with_mixture!(cache.set, P => core.free::<P>(cache, chunk, demand)))
     }
 
     /// Changes the size of a chunk; returns its new address. Its contents up to the smaller size stay.
@@ -143,7 +143,7 @@ impl Heap {
         let chunk = chunk.as_ptr().expose_provenance();
         let align_log2 = layout.align().ilog2();
         let moved = self.with_cache(|core, cache| {
-            with_protections!(cache.set, P => {
+            with_mixture!(cache.set, P => {
                 core.reallocate::<P>(cache, chunk, size, demand, align_log2, Origin::Rust)
             })
         })?;

@@ -3,17 +3,18 @@
 //! The first call can come before any constructor and from inside the loader; calls still come after a
 //! thread's destructors have run and after `exit` has begun.
 
-use super::allocate::Failure;
+use super::allocate::{Failure, not_owned};
 use super::check::Stats;
 use super::core::{Core, PROCESS_ARENA};
-use super::free::Demand;
+use super::free::{Demand, Freed};
 use crate::chunk::header::Origin;
 use crate::options::{self, Options};
 use crate::os::lock::RawLock;
 use crate::os::process::{self as os_process, Errno};
 use crate::os::{environment, thread_local};
-use crate::protections::with_protections;
+use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::report;
+use crate::size_class::{SMALL_MAX, TABLE_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::fmt::Write;
@@ -39,73 +40,55 @@ const DESTRUCTOR_ROUNDS: u8 = 4;
 /// Options to start from when the process-wide heap is made by `Testudo::with`.
 pub(crate) type Start = Options;
 
-/// Runs `$body` with the thread's cache and its heap.
-///
-/// The fast path is the first branch; it is one load from thread-local storage and a comparison away.
-macro_rules! with_cache {
-    ($start:expr, |$core:ident, $cache:ident, $P:ident| $fast:expr, $slow:expr) => {{
-        let word = thread_local::get();
-        if word > NO_CACHE_ANY_MORE {
-            // SAFETY: the word is the address of this thread's own cache, which nobody else uses, and the heap
-            // lives as long as the process.
-            let ($core, $cache) = unsafe {
-                let cache = &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(word);
-                (Core::at(cache.core), cache)
-            };
-            with_protections!($cache.set, $P => $fast)
-        } else {
-            $slow
-        }
-    }};
-}
-
-/// NULL and ENOMEM, or the end.
-#[cold]
-#[inline(never)]
-fn fail(failure: Failure) -> usize {
-    match failure {
-        Failure::OutOfMemory => {
-            Errno::set(libc::ENOMEM);
-            0
-        }
-        Failure::Violation(violation) => report::abort(&violation),
+/// The calling thread's cache and its heap, if it has one: one load from thread-local storage and a comparison.
+#[inline(always)]
+fn own_cache() -> Option<(&'static Core, &'static mut ThreadCache)> {
+    let word = thread_local::get();
+    if word <= NO_CACHE_ANY_MORE {
+        return None;
+    }
+    // SAFETY: the word is the address of this thread's own cache, which nobody else uses and of which no other
+    // reference is alive while one from here is; the heap lives as long as the process.
+    unsafe {
+        let cache = &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(word);
+        Some((Core::at(cache.core), cache))
     }
 }
 
-/// A chunk of `size` bytes; zero (and ENOMEM) when there is no memory.
+/// A chunk of `size` bytes at a multiple of 2^`align_log2`; zero (and ENOMEM) when there is no memory.
+///
+/// Profile `default` is compiled into the caller; all else is a call away.
 #[inline(always)]
-pub(crate) fn allocate(start: &Start, size: usize, origin: Origin) -> usize {
-    with_cache!(
-        start,
-        |core, cache, P| match core.allocate::<P>(cache, size, origin) {
-            Ok(chunk) => chunk,
-            Err(failure) => fail(failure),
-        },
-        allocate_without_cache(start, size, super::allocate::MIN_ALIGN_LOG2, origin)
-    )
+pub(crate) fn allocate(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
+    if let Some((core, cache)) = own_cache()
+        && cache.set == Set::Default
+        && let Some(chunk) = core.allocate_ready::<DefaultProfile>(cache, size, align_log2, origin)
+    {
+        return chunk;
+    }
+    allocate_otherwise(start, size, align_log2, origin)
 }
 
-/// A chunk at a multiple of 2^`align_log2`; zero (and ENOMEM) when there is no memory.
-#[inline]
-pub(crate) fn allocate_aligned(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    with_cache!(
-        start,
-        |core, cache, P| match core.allocate_aligned::<P>(cache, size, align_log2, origin) {
-            Ok(chunk) => chunk,
-            Err(failure) => fail(failure),
-        },
-        allocate_without_cache(start, size, align_log2, origin)
-    )
-}
-
-#[cold]
+/// Allocation in other profiles, and whatever the fast path left.
 #[inline(never)]
-fn allocate_without_cache(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    with_slow_cache(
+fn allocate_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
+    if let Some((core, cache)) = own_cache()
+        && let Some(chunk) = with_set!(cache.set, P => core.allocate_ready::<P>(cache, size, align_log2, origin))
+    {
+        return chunk;
+    }
+    let outcome = with_slow_cache(
         start,
-        |core, cache| with_protections!(cache.set, P => core.allocate_aligned::<P>(cache, size, align_log2, origin)),
-    )
-    .unwrap_or_else(fail)
+        |core, cache| with_mixture!(cache.set, P => core.allocate_aligned::<P>(cache, size, align_log2, origin)),
+    );
+    match outcome {
+        Ok(chunk) => chunk,
+        Err(Failure::OutOfMemory) => {
+            Errno::set(libc::ENOMEM);
+            0
+        }
+        Err(Failure::Violation(violation)) => report::abort(&violation),
+    }
 }
 
 /// Whether chunks come zeroed: then `calloc` has nothing to do.
@@ -117,51 +100,61 @@ pub(crate) fn hands_out_zeroes() -> bool {
 }
 
 /// Takes a chunk back, or ends the process with a report.
+///
+/// Profile `default` is compiled into the caller; all else is a call away.
 #[inline(always)]
 pub(crate) fn free(chunk: usize, demand: Demand) {
-    with_cache!(
-        &Options::DEFAULT,
-        |core, cache, P| {
-            if let Err(violation) = core.free::<P>(cache, chunk, demand) {
-                report::abort(&violation);
-            }
-        },
-        free_without_cache(chunk, demand)
-    );
+    if let Some((core, cache)) = own_cache()
+        && cache.set == Set::Default
+    {
+        match core.free_usual::<DefaultProfile, TABLE_MAX>(cache, chunk, demand) {
+            Freed::Done => return,
+            Freed::Unusual => {}
+            Freed::NotOwned(other) => report_not_owned(other),
+        }
+    }
+    free_otherwise(chunk, demand);
 }
 
-#[cold]
+/// Deallocation in other profiles, and whatever the fast path left.
 #[inline(never)]
-fn free_without_cache(chunk: usize, demand: Demand) {
+fn free_otherwise(chunk: usize, demand: Demand) {
+    if let Some((core, cache)) = own_cache() {
+        match with_set!(cache.set, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand)) {
+            Freed::Done => return,
+            Freed::Unusual => {}
+            Freed::NotOwned(other) => report_not_owned(other),
+        }
+    }
     let outcome = with_slow_cache(
         &Options::DEFAULT,
-        |core, cache| with_protections!(cache.set, P => core.free::<P>(cache, chunk, demand)),
+        |core, cache| with_mixture!(cache.set, P => core.free::<P>(cache, chunk, demand)),
     );
     if let Err(violation) = outcome {
         report::abort(&violation);
     }
 }
 
-/// Changes the size of a chunk; zero (and ENOMEM) when there is no memory, and then the chunk is as it was.
-#[inline]
-pub(crate) fn reallocate(chunk: usize, size: usize, demand: Demand, align_log2: u32, origin: Origin) -> usize {
-    with_cache!(
-        &Options::DEFAULT,
-        |core, cache, P| match core.reallocate::<P>(cache, chunk, size, demand, align_log2, origin) {
-            Ok(chunk) => chunk,
-            Err(failure) => fail(failure),
-        },
-        reallocate_without_cache(chunk, size, demand, align_log2, origin)
-    )
+#[cold]
+fn report_not_owned(chunk: usize) -> ! {
+    report::abort(&not_owned(chunk, Operation::Free))
 }
 
-#[cold]
+/// Changes the size of a chunk; zero (and ENOMEM) when there is no memory, and then the chunk is as it was.
 #[inline(never)]
-fn reallocate_without_cache(chunk: usize, size: usize, demand: Demand, align_log2: u32, origin: Origin) -> usize {
-    with_slow_cache(&Options::DEFAULT, |core, cache| {
-        with_protections!(cache.set, P => core.reallocate::<P>(cache, chunk, size, demand, align_log2, origin))
-    })
-    .unwrap_or_else(fail)
+pub(crate) fn reallocate(chunk: usize, size: usize, demand: Demand, align_log2: u32, origin: Origin) -> usize {
+    let outcome = with_slow_cache(
+        &Options::DEFAULT,
+        |core, cache| with_mixture!(cache.set, P => core.reallocate::<P>(cache, chunk, size, demand, align_log2, origin)),
+    );
+    match outcome {
+        Ok(chunk) => chunk,
+        Err(Failure::OutOfMemory) => {
+            Errno::set(libc::ENOMEM);
+            0
+        }
+        Err(Failure::Violation(violation)) => report::abort(&violation),
+    }
 }
 
 /// The requested size of a live chunk, or the end of the process with a report.

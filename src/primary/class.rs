@@ -6,7 +6,7 @@
 //! lines, which is what hardware prefetching needs (SECURITY.md has both figures).
 
 use super::arena::Arena;
-use super::region::{Region, SlotIndex, state};
+use super::region::{OwnedSlot, Region, SlotIndex, state};
 use super::slab::{List, Place, Slab, SlabId, Slabs, slots_log2};
 use crate::budget::Budget;
 use crate::chunk::checksum::Seal;
@@ -93,7 +93,7 @@ impl Class {
         self.id.stride() << slots_log2(self.id)
     }
 
-    /// Takes up to `out.len()` slots for the cache with this mark and writes the addresses of their chunks to
+    /// Takes up to `out.len()` slots for the cache with this mark and writes them to
     /// `out`; returns how many.
     ///
     /// # Errors
@@ -103,7 +103,7 @@ impl Class {
         ground: Ground<'_>,
         mark: u8,
         random: &mut Random,
-        out: &mut [usize],
+        out: &mut [OwnedSlot],
     ) -> Result<usize, OutOfMemory> {
         let mut taken = 0;
         while taken < out.len() {
@@ -236,7 +236,14 @@ impl Class {
     }
 
     /// Takes one ascending run of slots out of an open slab.
-    fn take_run(&mut self, ground: Ground<'_>, id: SlabId, mark: u8, random: &mut Random, out: &mut [usize]) -> usize {
+    fn take_run(
+        &mut self,
+        ground: Ground<'_>,
+        id: SlabId,
+        mark: u8,
+        random: &mut Random,
+        out: &mut [OwnedSlot],
+    ) -> usize {
         let region = ground.arena.region(id.region());
         let first = id.number() << slots_log2(self.id);
         let words = self.slots().div_ceil(64);
@@ -260,9 +267,9 @@ impl Class {
                 bits &= bits - 1;
                 gone |= 1 << bit;
                 let index = SlotIndex((base & !63) + bit);
-                let address = self.prepare(ground, region, index, mark);
+                let slot = self.prepare(ground, region, index, mark);
                 if let Some(place) = out.get_mut(taken) {
-                    *place = address;
+                    *place = slot;
                     taken += 1;
                 }
             }
@@ -274,7 +281,7 @@ impl Class {
     }
 
     /// Marks a slot as the cache's, and sees to it that it and the slot behind it have a header.
-    fn prepare(&self, ground: Ground<'_>, region: &Region, index: SlotIndex, mark: u8) -> usize {
+    fn prepare(&self, ground: Ground<'_>, region: &Region, index: SlotIndex, mark: u8) -> OwnedSlot {
         let chunk = region.chunk(index, self.id.stride());
         let slot = region.state(index);
         if slot.load(Ordering::Relaxed) == state::UNSEALED {
@@ -286,17 +293,17 @@ impl Class {
             // An unsealed slot belongs to the holder of the class lock: to us.
             ground.seal.write_fresh(chunk + self.id.stride());
         }
-        chunk
+        OwnedSlot::new(chunk, slot)
     }
 
     /// Takes back chunks that belong to the cache with this mark.
     ///
     /// # Errors
     /// The first one that does not: two racing threads gave it back, and each thought it was first.
-    pub(crate) fn give_back(&mut self, ground: Ground<'_>, mark: u8, chunks: &[usize]) -> Result<(), NotOwned> {
+    pub(crate) fn give_back(&mut self, ground: Ground<'_>, mark: u8, slots: &[OwnedSlot]) -> Result<(), NotOwned> {
         let mut slabs = Descriptors(ground.arena);
         let mut emptied = false;
-        for &chunk in chunks {
+        for &OwnedSlot { chunk, .. } in slots {
             let region = ground.arena.own_region(chunk);
             let slot = region.own_slot(chunk);
             if slot.state.load(Ordering::Relaxed) != mark {

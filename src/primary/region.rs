@@ -75,6 +75,31 @@ pub(crate) struct Slot<'a> {
     pub(crate) state: &'a AtomicU8,
 }
 
+/// A slot that a thread cache owns: its chunk, and where its state byte is, so that handing it out needs no
+/// arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OwnedSlot {
+    pub(crate) chunk: usize,
+    state: usize,
+}
+
+impl OwnedSlot {
+    /// Fills places that are not in use.
+    pub(crate) const NONE: Self = Self { chunk: 0, state: 0 };
+
+    pub(crate) fn new(chunk: usize, state: &AtomicU8) -> Self {
+        Self { chunk, state: core::ptr::from_ref(state).expose_provenance() }
+    }
+
+    /// The state byte.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> &AtomicU8 {
+        // SAFETY: made from a reference; state bytes stay mapped as long as the heap, and so as the caches that hold
+        // such a value.
+        unsafe { &*core::ptr::with_exposed_provenance(self.state) }
+    }
+}
+
 /// The inverse of an odd number modulo 2^64 (Newton's iteration doubles the right bits each time).
 const fn inverse(odd: u64) -> u64 {
     let mut inverse = odd;
