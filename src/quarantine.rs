@@ -27,8 +27,10 @@ pub(crate) struct Ring {
     limit: u16,
     /// Places that may be used at most, for the class.
     most: u16,
-    slots: [OwnedSlot; PLACES],
 }
+
+/// Places of a ring; they lie apart, so that a ring that is not used costs no memory.
+pub(crate) type RingSlots = [OwnedSlot; PLACES];
 
 /// What became of a chunk that was put into a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,17 +43,17 @@ pub(crate) enum Pushed {
 
 impl Ring {
     pub(crate) const fn new(most: u16) -> Self {
-        Self { hand: 0, length: 0, limit: 0, most, slots: [OwnedSlot::NONE; PLACES] }
+        Self { hand: 0, length: 0, limit: 0, most }
     }
 
     /// Exchanges a freed chunk for the oldest one, unless the ring is at its turn or not full.
     #[inline(always)]
-    pub(crate) fn exchange(&mut self, slot: OwnedSlot) -> Pushed {
+    pub(crate) fn exchange(&mut self, slots: &mut RingSlots, slot: OwnedSlot) -> Pushed {
         if self.hand >= self.length {
             return Pushed::AtTurn;
         }
         // The mask changes nothing: `hand` is below `length`. It spares a bounds check.
-        let place = &mut self.slots[usize::from(self.hand) & (PLACES - 1)];
+        let place = &mut slots[usize::from(self.hand) & (PLACES - 1)];
         self.hand += 1;
         Pushed::Exchanged(core::mem::replace(place, slot))
     }
@@ -64,13 +66,14 @@ impl Ring {
     #[cold]
     pub(crate) fn turn(
         &mut self,
+        slots: &mut RingSlots,
         slot: OwnedSlot,
         room: bool,
         random: &mut Random,
         mut leave: impl FnMut(OwnedSlot),
     ) -> i32 {
         if self.length < self.limit && room {
-            if let Some(place) = self.slots.get_mut(usize::from(self.length)) {
+            if let Some(place) = slots.get_mut(usize::from(self.length)) {
                 *place = slot;
                 self.length += 1;
                 // Stay at the end until the ring is as long as it may be.
@@ -84,18 +87,18 @@ impl Ring {
         let before = self.length;
         // The oldest leave; they stand at the front when the hand is at the end.
         let surplus = usize::from(before.saturating_sub(self.limit));
-        for &oldest in self.slots.iter().take(surplus) {
+        for &oldest in slots.iter().take(surplus) {
             leave(oldest);
         }
-        self.slots.copy_within(surplus..usize::from(before), 0);
+        slots.copy_within(surplus..usize::from(before), 0);
         self.length -= surplus as u16;
         self.hand = 0;
         let mut grown = i32::from(self.length) - i32::from(before);
-        match self.exchange(slot) {
+        match self.exchange(slots, slot) {
             Pushed::Exchanged(old) => leave(old),
             Pushed::AtTurn if self.limit > 0 && room => {
                 // Empty until now.
-                self.slots[0] = slot;
+                slots[0] = slot;
                 self.length = 1;
                 self.hand = 1;
                 grown += 1;
@@ -106,9 +109,9 @@ impl Ring {
     }
 
     /// Empties the ring through `leave`; returns how many chunks left.
-    pub(crate) fn drain(&mut self, mut leave: impl FnMut(OwnedSlot)) -> i32 {
+    pub(crate) fn drain(&mut self, slots: &RingSlots, mut leave: impl FnMut(OwnedSlot)) -> i32 {
         let length = self.length;
-        for &slot in self.slots.iter().take(usize::from(length)) {
+        for &slot in slots.iter().take(usize::from(length)) {
             leave(slot);
         }
         self.length = 0;
@@ -125,24 +128,24 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pushed, Ring};
+    use super::{PLACES, Pushed, Ring, RingSlots};
     use crate::primary::region::OwnedSlot;
     use crate::random::Random;
     use proptest::prelude::*;
 
     /// A slot whose chunk has this number.
     fn slot(chunk: usize) -> OwnedSlot {
-        OwnedSlot { chunk, ..OwnedSlot::NONE }
+        OwnedSlot::numbered(chunk)
     }
 
-    fn push(ring: &mut Ring, chunk: usize, room: bool, random: &mut Random) -> (Vec<usize>, i32) {
+    fn push((ring, slots): &mut (Ring, RingSlots), chunk: usize, room: bool, random: &mut Random) -> (Vec<usize>, i32) {
         let mut left = Vec::new();
-        let grown = match ring.exchange(slot(chunk)) {
+        let grown = match ring.exchange(slots, slot(chunk)) {
             Pushed::Exchanged(old) => {
                 left.push(old.chunk);
                 0
             }
-            Pushed::AtTurn => ring.turn(slot(chunk), room, random, |old| left.push(old.chunk)),
+            Pushed::AtTurn => ring.turn(slots, slot(chunk), room, random, |old| left.push(old.chunk)),
         };
         (left, grown)
     }
@@ -151,7 +154,7 @@ mod tests {
         #[test]
         fn no_chunk_is_lost_or_doubled_and_growth_is_counted(most in 0_u16..=32, seed: u64, rooms: Vec<bool>) {
             let mut random = Random::from_number(seed);
-            let mut ring = Ring::new(most);
+            let mut ring = (Ring::new(most), [OwnedSlot::NONE; PLACES]);
             let (mut inside, mut length) = (std::collections::BTreeSet::new(), 0);
             for (number, room) in rooms.into_iter().enumerate() {
                 inside.insert(number + 1);
@@ -160,12 +163,12 @@ mod tests {
                     prop_assert!(inside.remove(&chunk));
                 }
                 length += grown;
-                prop_assert_eq!(i32::from(ring.length()), length);
-                prop_assert_eq!(inside.len(), usize::from(ring.length()));
-                prop_assert!(ring.length() <= most);
+                prop_assert_eq!(i32::from(ring.0.length()), length);
+                prop_assert_eq!(inside.len(), usize::from(ring.0.length()));
+                prop_assert!(ring.0.length() <= most);
             }
             let mut rest = Vec::new();
-            ring.drain(|slot| rest.push(slot.chunk));
+            ring.0.drain(&ring.1, |slot| rest.push(slot.chunk));
             rest.sort_unstable();
             prop_assert_eq!(rest, inside.into_iter().collect::<Vec<_>>());
         }
@@ -173,7 +176,7 @@ mod tests {
         #[test]
         fn a_chunk_stays_for_at_least_half_the_places_once_the_ring_is_full(seed: u64) {
             let mut random = Random::from_number(seed);
-            let mut ring = Ring::new(32);
+            let mut ring = (Ring::new(32), [OwnedSlot::NONE; PLACES]);
             for number in 1..5000 {
                 for old in push(&mut ring, number, true, &mut random).0 {
                     prop_assert!(number - old >= 16 || number < 64, "{old} left at {number}");
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn the_delay_varies() {
         let mut random = Random::from_number(1);
-        let mut ring = Ring::new(32);
+        let mut ring = (Ring::new(32), [OwnedSlot::NONE; PLACES]);
         let mut delays = std::collections::BTreeSet::new();
         for number in 1..5000 {
             for old in push(&mut ring, number, true, &mut random).0 {

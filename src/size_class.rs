@@ -2,9 +2,9 @@
 //!
 //! A slot of stride `S` holds an 8-byte header and `S - 8` bytes for the program: the last 8 of them
 //! lie where the next slot begins, in front of the next header. Strides are multiples of 16:
-//! every 16 bytes up to 256, then 8 per doubling up to 1,024 (as fine as glibc where programs have
-//! most objects), then 4 per doubling up to 224 KiB. The last kind are sized for round requests:
-//! 4,096 bytes fit the stride 4,112.
+//! every 16 bytes up to 1,024 (as fine as glibc, and slack is then at most 15 bytes, which one comparison
+//! covers), then 4 per doubling up to 224 KiB. The latter are sized for round requests: 4,096 bytes fit
+//! the stride 4,112.
 
 /// Bytes of a chunk header.
 pub(crate) const HEADER: usize = 8;
@@ -13,10 +13,10 @@ pub(crate) const HEADER: usize = 8;
 pub(crate) const MIN_ALIGN: usize = 16;
 
 /// Number of size classes.
-pub(crate) const CLASSES: usize = 64;
+pub(crate) const CLASSES: usize = 96;
 
-/// The largest request, in bytes, that the table below answers.
-pub(crate) const TABLE_MAX: usize = 1016;
+/// The largest request, in bytes, that a class of the fine kind serves: a shift finds it.
+pub(crate) const FINE_MAX: usize = 1016;
 
 /// The largest request, in bytes, that the primary serves; what is larger gets a mapping of its own.
 pub(crate) const SMALL_MAX: usize = (224 << 10) + 8;
@@ -33,8 +33,9 @@ impl ClassId {
 
     /// The class with this number, which is known to be one.
     #[inline(always)]
-    pub(crate) const fn masked(number: u8) -> Self {
-        Self(number & (CLASSES as u8 - 1))
+    pub(crate) const fn known(number: u8) -> Self {
+        debug_assert!((number as usize) < CLASSES);
+        Self(number)
     }
 
     /// All classes, smallest first.
@@ -51,8 +52,8 @@ impl ClassId {
     /// The smallest class for a request of `size` bytes; `None` when it is large.
     #[inline(always)]
     pub(crate) fn for_size(size: usize) -> Option<Self> {
-        if size <= TABLE_MAX {
-            Some(Self::for_table_size(size))
+        if size <= FINE_MAX {
+            Some(Self::for_fine_size(size))
         } else if size <= SMALL_MAX {
             Some(Self::for_medium_size(size))
         } else {
@@ -60,16 +61,16 @@ impl ClassId {
         }
     }
 
-    /// The class of a request of at most [`TABLE_MAX`] bytes.
+    /// The class of a request of at most [`FINE_MAX`] bytes.
     #[inline(always)]
-    pub(crate) fn for_table_size(size: usize) -> Self {
-        debug_assert!(size <= TABLE_MAX);
-        // The mask changes no index in range; it lets the compiler drop the bounds check.
-        Self(TABLE[((size + HEADER + 15) >> 4) & (TABLE.len() - 1)])
+    pub(crate) fn for_fine_size(size: usize) -> Self {
+        debug_assert!(size <= FINE_MAX);
+        // Stride 16 serves up to 8 bytes, stride 32 up to 24, ...
+        Self(((size + HEADER - 1) >> 4) as u8)
     }
 
     fn for_medium_size(size: usize) -> Self {
-        debug_assert!(size > TABLE_MAX && size <= SMALL_MAX);
+        debug_assert!(size > FINE_MAX && size <= SMALL_MAX);
         let last = size - HEADER - 1;
         if last < 1024 {
             return Self(FIRST_MEDIUM);
@@ -92,14 +93,12 @@ impl ClassId {
 }
 
 /// First class of the last kind: stride 1,040.
-const FIRST_MEDIUM: u8 = 32;
+const FIRST_MEDIUM: u8 = 64;
 
 const fn stride(class: u8) -> usize {
     let class = class as usize;
     match class {
-        0..16 => (class + 1) * 16,
-        16..24 => 256 + (class - 15) * 32,
-        24..32 => 512 + (class - 23) * 64,
+        0..64 => (class + 1) * 16,
         _ => {
             let step = class - FIRST_MEDIUM as usize;
             ((1024 + (step % 4) * 256) << (step / 4)) + 16
@@ -107,24 +106,9 @@ const fn stride(class: u8) -> usize {
     }
 }
 
-/// Class by `(size + 23) / 16`; 128 entries so that a mask can stand for a bounds check.
-static TABLE: [u8; 128] = {
-    let mut table = [FIRST_MEDIUM; 128];
-    let mut units = 0;
-    while units <= 64 {
-        let mut class = 0;
-        while stride(class) < units * 16 {
-            class += 1;
-        }
-        table[units] = class;
-        units += 1;
-    }
-    table
-};
-
 #[cfg(test)]
 mod tests {
-    use super::{CLASSES, ClassId, HEADER, SMALL_MAX, TABLE_MAX};
+    use super::{CLASSES, ClassId, FINE_MAX, HEADER, SMALL_MAX};
     use proptest::prelude::*;
 
     #[test]
@@ -148,9 +132,9 @@ mod tests {
     }
 
     #[test]
-    fn the_table_ends_where_a_full_stride_of_1024_ends() {
-        assert_eq!(TABLE_MAX + HEADER, 1024);
-        assert_eq!(ClassId::for_table_size(TABLE_MAX).stride(), 1024);
+    fn the_fine_classes_end_where_a_full_stride_of_1024_ends() {
+        assert_eq!(FINE_MAX + HEADER, 1024);
+        assert_eq!(ClassId::for_fine_size(FINE_MAX).stride(), 1024);
     }
 
     proptest! {
@@ -163,6 +147,11 @@ mod tests {
         fn slack_is_at_most_a_quarter_and_a_header(size in 64..=SMALL_MAX) {
             let class = ClassId::for_size(size).expect("small");
             prop_assert!(class.capacity() - size <= size / 4 + 16);
+        }
+
+        #[test]
+        fn slack_of_fine_classes_is_at_most_fifteen_bytes(size in 1..=FINE_MAX) {
+            prop_assert!(ClassId::for_fine_size(size).capacity() - size <= 15);
         }
     }
 }

@@ -8,74 +8,78 @@
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::primary::region::OwnedSlot;
 use crate::protections::Set;
-use crate::quarantine::{self, Ring};
+use crate::quarantine::{self, Ring, RingSlots};
 use crate::random::Random;
 use crate::size_class::{CLASSES, ClassId};
 
 /// Places for ready slots of one class.
 pub(crate) const READY: usize = 64;
 
-/// Ready slots of one class, taken from the end.
+/// The ready slots of one class, taken from the end. The slots themselves lie in [`ThreadCache::ready_slots`], so that a
+/// class that is not used costs no memory.
 pub(crate) struct Ready {
     length: u16,
     /// Slots that may lie ready, for the class.
     pub(crate) most: u16,
-    slots: [OwnedSlot; READY],
 }
+
+/// Places for the ready slots of one class.
+pub(crate) type ReadySlots = [OwnedSlot; READY];
 
 impl Ready {
     const fn new(most: u16) -> Self {
-        Self { length: 0, most, slots: [OwnedSlot::NONE; READY] }
+        Self { length: 0, most }
     }
 
-    /// Takes the slot that was put in last.
-    pub(crate) fn pop(&mut self) -> Option<OwnedSlot> {
-        let last = self.length.checked_sub(1)?;
-        self.length = last;
-        // `length` is at most READY; the mask spares a bounds check.
-        Some(self.slots[usize::from(last) & (READY - 1)])
-    }
-
-    /// The slot that [`Self::pop`] would take.
+    /// The slot that was put in last.
     #[inline(always)]
-    pub(crate) fn last(&self) -> Option<OwnedSlot> {
+    pub(crate) fn last(&self, slots: &ReadySlots) -> Option<OwnedSlot> {
         let last = self.length.checked_sub(1)?;
-        Some(self.slots[usize::from(last) & (READY - 1)])
+        // `length` is at most READY; the mask spares a bounds check.
+        Some(slots[usize::from(last) & (READY - 1)])
     }
 
-    /// Takes that slot.
+    /// Takes that slot out.
     #[inline(always)]
     pub(crate) fn drop_last(&mut self) {
         self.length = self.length.wrapping_sub(1);
     }
 
+    /// Takes out the slot that was put in last.
+    pub(crate) fn pop(&mut self, slots: &ReadySlots) -> Option<OwnedSlot> {
+        let last = self.last(slots)?;
+        self.drop_last();
+        Some(last)
+    }
+
     /// Puts a slot in; `false` when there is no room.
     #[inline(always)]
-    pub(crate) fn push(&mut self, slot: OwnedSlot) -> bool {
+    pub(crate) fn push(&mut self, slots: &mut ReadySlots, slot: OwnedSlot) -> bool {
         if self.length >= self.most {
             return false;
         }
-        self.slots[usize::from(self.length) & (READY - 1)] = slot;
+        slots[usize::from(self.length) & (READY - 1)] = slot;
         self.length += 1;
         true
     }
 
     /// Takes the slots out that were put in first, as many as fit into `out`, but at most half of them unless
     /// `all`; returns how many.
-    pub(crate) fn take_oldest(&mut self, out: &mut [OwnedSlot], all: bool) -> usize {
+    pub(crate) fn take_oldest(&mut self, slots: &mut ReadySlots, out: &mut [OwnedSlot], all: bool) -> usize {
         let length = usize::from(self.length);
         let wanted = if all { length } else { length.div_ceil(2) };
         let count = wanted.min(out.len());
-        for (place, slot) in out.iter_mut().zip(self.slots.iter()).take(count) {
+        for (place, slot) in out.iter_mut().zip(slots.iter()).take(count) {
             *place = *slot;
         }
-        self.slots.copy_within(count..length, 0);
+        slots.copy_within(count..length, 0);
         self.length -= count as u16;
         count
     }
 }
 
-/// What a cache holds of one class.
+/// What a cache knows of one class; half a cache line.
+#[repr(C, align(32))]
 pub(crate) struct Bin {
     /// Bytes that a chunk of the class can hold.
     pub(crate) capacity: u32,
@@ -92,6 +96,13 @@ impl Bin {
         let places = if quarantine_bytes == 0 { 0 } else { places };
         Self { capacity: class.capacity() as u32, ready: Ready::new(ready), ring: Ring::new(places) }
     }
+}
+
+/// One class's part of a cache.
+pub(crate) struct Stock<'a> {
+    pub(crate) bin: &'a mut Bin,
+    pub(crate) ready_slots: &'a mut ReadySlots,
+    pub(crate) ring_slots: &'a mut RingSlots,
 }
 
 /// Bytes of ready slots of one class in one cache.
@@ -117,6 +128,8 @@ pub(crate) struct ThreadCache {
     /// How often the destructor of its thread has been put off.
     pub(crate) rounds: u8,
     pub(crate) bins: [Bin; CLASSES],
+    ready_slots: [ReadySlots; CLASSES],
+    ring_slots: [RingSlots; CLASSES],
 }
 
 /// Bytes of a cache with a guard page on each side.
@@ -143,7 +156,8 @@ impl ThreadCache {
         let address = start + PAGE;
         let cache = core::ptr::with_exposed_provenance_mut::<Self>(address);
         let quarantine_bytes = (quarantine_kb as usize) << 10;
-        // SAFETY: fresh memory, large enough and page-aligned. Every field is written before a reference exists.
+        // SAFETY: fresh zeroed memory, large enough and page-aligned. Every field is written before a reference exists, except
+        // for the places of slots, for which zeroes are valid.
         unsafe {
             (&raw mut (*cache).core).write(core);
             (&raw mut (*cache).mark).write(mark);
@@ -167,11 +181,25 @@ impl ThreadCache {
         mapping::unmap(address - PAGE, MAPPING_BYTES);
     }
 
-    /// The bin of a class.
+    /// The part of a class.
     #[inline(always)]
-    pub(crate) fn bin(&mut self, class: ClassId) -> &mut Bin {
-        // Class ids are below CLASSES; the mask spares the bounds check.
-        &mut self.bins[class.index() & (CLASSES - 1)]
+    pub(crate) fn stock(&mut self, class: ClassId) -> Stock<'_> {
+        self.random_and_stock(class).1
+    }
+
+    /// The randomness and the part of a class.
+    #[inline(always)]
+    pub(crate) fn random_and_stock(&mut self, class: ClassId) -> (&mut Random, Stock<'_>) {
+        // SAFETY: numbers of classes are below CLASSES, the length of all three arrays; said here because three bounds checks
+        // on every call are more than the call does.
+        let stock = unsafe {
+            Stock {
+                bin: self.bins.get_unchecked_mut(class.index()),
+                ready_slots: self.ready_slots.get_unchecked_mut(class.index()),
+                ring_slots: self.ring_slots.get_unchecked_mut(class.index()),
+            }
+        };
+        (&mut self.random, stock)
     }
 }
 
@@ -184,15 +212,19 @@ mod tests {
     #[test]
     fn ready_slots_come_out_in_reverse_order_and_oldest_leave_first() {
         let mut ready = Ready::new(4);
+        let mut places = [OwnedSlot::NONE; READY];
         let states = [0, 1, 2, 3, 4].map(AtomicU8::new);
         let slots = [0, 1, 2, 3, 4].map(|number| OwnedSlot::new(number, &states[number]));
         for slot in slots.iter().take(4) {
-            assert!(ready.push(*slot));
+            assert!(ready.push(&mut places, *slot));
         }
-        assert!(!ready.push(slots[4]));
+        assert!(!ready.push(&mut places, slots[4]));
         let mut out = [OwnedSlot::NONE; READY];
-        assert_eq!(ready.take_oldest(&mut out, false), 2);
+        assert_eq!(ready.take_oldest(&mut places, &mut out, false), 2);
         assert_eq!(out[..2], slots[..2]);
-        assert_eq!((ready.pop(), ready.pop(), ready.pop()), (Some(slots[3]), Some(slots[2]), None));
+        assert_eq!(
+            (ready.pop(&places), ready.pop(&places), ready.pop(&places)),
+            (Some(slots[3]), Some(slots[2]), None)
+        );
     }
 }

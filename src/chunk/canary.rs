@@ -35,18 +35,19 @@ static MASKS: [u8; 2 * WINDOW] = {
 };
 
 /// Fills `[size, capacity)` behind `chunk` with canaries. The bytes before stay as they are, or, with
-/// `ZERO`, are known to be zero and may be written as such; so may the header in front.
+/// `ZERO`, are known to be zero and may be written as such; so may the header in front. With `fine`, the slack is known
+/// to be at most 16 bytes.
 ///
 /// # Safety
 /// `chunk` is 8-byte aligned, writable for `capacity` bytes and 8 bytes in front, `capacity` is a positive multiple of
 /// 8, and `size` is at most that.
 #[inline(always)]
-pub(crate) unsafe fn fill<const ZERO: bool>(chunk: *mut u8, size: usize, capacity: usize, canary: u64) {
-    if ZERO && capacity - size <= WINDOW {
+pub(crate) unsafe fn fill<const ZERO: bool>(fine: bool, chunk: *mut u8, size: usize, capacity: usize, canary: u64) {
+    if ZERO && (fine || capacity - size <= WINDOW) {
         // Where in the last 16 bytes the slack begins; 16 when there is none.
-        let from = WINDOW - (capacity - size);
+        let from = WINDOW.wrapping_sub(capacity - size) & (2 * WINDOW - 1);
         let pattern = u128::from(canary) | u128::from(canary) << 64;
-        // SAFETY: `from` is at most 16, so the 16 bytes lie in the table; the last 16 bytes of the slot may begin in
+        // SAFETY: `from` is at most 16 (the mask changes nothing), so the 16 bytes lie in the table; the last 16 bytes of the slot may begin in
         // its header.
         unsafe {
             let mask = MASKS.as_ptr().add(WINDOW - from).cast::<u128>().read_unaligned();
@@ -80,10 +81,12 @@ unsafe fn fill_words(chunk: *mut u8, size: usize, capacity: usize, canary: u64) 
 
 /// Whether `[size, capacity)` behind `chunk` is canary: [`check`] for the fast path.
 ///
+/// With `fine`, slack of more than 16 bytes is not looked at and counts as damaged.
+///
 /// # Safety
 /// As for [`fill`], readable.
 #[inline(always)]
-pub(crate) unsafe fn is_intact(chunk: *const u8, size: usize, capacity: usize, canary: u64) -> bool {
+pub(crate) unsafe fn is_intact(fine: bool, chunk: *const u8, size: usize, capacity: usize, canary: u64) -> bool {
     // A size that is too large can't be in a header whose checksum is right.
     let slack = capacity.wrapping_sub(size);
     #[cfg(target_arch = "x86_64")]
@@ -97,7 +100,7 @@ pub(crate) unsafe fn is_intact(chunk: *const u8, size: usize, capacity: usize, c
         return (equal as u32 ^ 0xffff) >> (WINDOW - slack) == 0;
     }
     // SAFETY: the caller's promise.
-    slack <= capacity && unsafe { check(chunk, size, capacity, canary) }.is_ok()
+    !fine && slack <= capacity && unsafe { check(chunk, size, capacity, canary) }.is_ok()
 }
 
 /// Compares `[size, capacity)` behind `chunk` with its canary.
@@ -148,9 +151,9 @@ mod tests {
             // SAFETY: `memory` has `capacity` bytes behind its first word.
             unsafe {
                 let chunk = memory.as_mut_ptr().add(1).cast::<u8>();
-                fill::<false>(chunk, size, capacity, CANARY);
+                fill::<false>(false, chunk, size, capacity, CANARY);
                 prop_assert_eq!(check(chunk, size, capacity, CANARY), Ok(()));
-                prop_assert!(is_intact(chunk, size, capacity, CANARY));
+                prop_assert!(is_intact(false, chunk, size, capacity, CANARY));
                 for at in 0..size {
                     prop_assert_eq!(chunk.add(at).read(), 0x5a);
                 }
@@ -164,8 +167,8 @@ mod tests {
             let (mut first, mut second) = (slot(words, 0), slot(words, 0));
             // SAFETY: both have `capacity` bytes behind their first word.
             unsafe {
-                fill::<true>(first.as_mut_ptr().add(1).cast(), size, capacity, CANARY);
-                fill::<false>(second.as_mut_ptr().add(1).cast(), size, capacity, CANARY);
+                fill::<true>(false, first.as_mut_ptr().add(1).cast(), size, capacity, CANARY);
+                fill::<false>(false, second.as_mut_ptr().add(1).cast(), size, capacity, CANARY);
             }
             prop_assert_eq!(first, second);
         }
@@ -179,9 +182,9 @@ mod tests {
             // SAFETY: `memory` has `capacity` bytes behind its first word, and `at` is below that.
             unsafe {
                 let chunk = memory.as_mut_ptr().add(1).cast::<u8>();
-                fill::<false>(chunk, size, capacity, CANARY);
+                fill::<false>(false, chunk, size, capacity, CANARY);
                 *chunk.add(at) ^= change;
-                prop_assert!(!is_intact(chunk, size, capacity, CANARY));
+                prop_assert!(!is_intact(false, chunk, size, capacity, CANARY));
                 prop_assert_eq!(check(chunk, size, capacity, CANARY).map_err(|damage| damage.offset), Err(at));
             }
         }

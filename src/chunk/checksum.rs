@@ -18,9 +18,12 @@ pub(crate) struct Secrets {
     address: u64,
     fields: u64,
     crc: u64,
-    free: u64,
+    free: u32,
     canary: u64,
 }
+
+/// Bits of canary bytes that are the same in all: the highest is set, the lowest is not.
+const CANARY_FIXED: u64 = 0x8181_8181_8181_8181;
 
 /// How the 64 mixed bits become 32. A type, so that the choice costs nothing on the fast path.
 pub(crate) trait Crc {
@@ -64,8 +67,8 @@ impl Secrets {
             address: random.u64(),
             fields: random.u64(),
             crc: random.u64() & 0xffff_ffff,
-            free: random.u64() & 0xffff_ffff,
-            canary: random.u64(),
+            free: random.u32(),
+            canary: random.u64() & !CANARY_FIXED | 0x8080_8080_8080_8080,
         }
     }
 
@@ -76,11 +79,12 @@ impl Secrets {
         C::crc(self.crc, product as u64 ^ (product >> 64) as u64)
     }
 
-    /// The checksum of a free slot's header. Nothing is gained by forging one (whether a slot is free
-    /// is not read from it), so it is only a canary that says where it lies: one CRC.
+    /// What stands in a free slot's header in place of a checksum. Nothing is gained by forging one (whether
+    /// a slot is free is not read from it), so it is only a canary: one secret for the heap, with the fields, so that
+    /// no change of either half goes unseen.
     #[inline(always)]
-    pub(crate) fn free<C: Crc>(&self, address: usize, fields: u32) -> u32 {
-        C::crc(self.free, address as u64 ^ (u64::from(fields) << 32))
+    pub(crate) fn free(&self, fields: u32) -> u32 {
+        self.free ^ fields
     }
 
     /// The canary that fills the slack of the chunk with this header checksum.
@@ -89,9 +93,7 @@ impl Secrets {
     /// text nor 0xff, the bytes that overflows are made of. That leaves six random bits a byte.
     #[inline(always)]
     pub(crate) fn canary(&self, checksum: u32) -> u64 {
-        let checksum = u64::from(checksum);
-        let pattern = self.canary ^ checksum ^ (checksum << 32);
-        (pattern | 0x8080_8080_8080_8080) & 0xfefe_fefe_fefe_fefe
+        self.canary ^ (u64::from(checksum).wrapping_mul(0x1_0000_0001) & !CANARY_FIXED)
     }
 }
 
@@ -111,23 +113,9 @@ impl Seal {
         self.secrets.live::<Portable>(address, fields)
     }
 
-    /// The checksum of a free slot's fields.
-    pub(crate) fn free(&self, address: usize, fields: u32) -> u32 {
-        #[cfg(target_arch = "x86_64")]
-        if self.has_instruction {
-            return self.secrets.free::<Instruction>(address, fields);
-        }
-        self.secrets.free::<Portable>(address, fields)
-    }
-
-    /// The header of a slot that was never handed out.
-    pub(crate) fn fresh(&self, address: usize) -> Header {
-        Header::seal(Fields::FRESH, self.free(address, Fields::FRESH.0))
-    }
-
-    /// Writes that header in front of a chunk that belongs to the caller.
+    /// Writes the header of a slot that was never handed out, in front of a chunk that belongs to the caller.
     pub(crate) fn write_fresh(&self, address: usize) {
-        write(address, self.fresh(address));
+        write(address, Header::seal(Fields::FRESH, self.secrets.free(Fields::FRESH.0)));
     }
 }
 

@@ -8,8 +8,8 @@ use crate::os::mapping::{OutOfMemory, PAGE};
 use crate::primary::class::BATCH;
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
-use crate::size_class::{ClassId, MIN_ALIGN, TABLE_MAX};
-use crate::thread_cache::ThreadCache;
+use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN};
+use crate::thread_cache::{Stock, ThreadCache};
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
 
@@ -49,21 +49,21 @@ impl Core {
         align_log2: u32,
         origin: Origin,
     ) -> Option<usize> {
-        // One comparison for "zero" and "not in the table".
-        if size.wrapping_sub(1) >= TABLE_MAX || align_log2 > MIN_ALIGN_LOG2 {
+        // One comparison for "zero" and "not of the fine kind".
+        if size.wrapping_sub(1) >= FINE_MAX || align_log2 > MIN_ALIGN_LOG2 {
             return None;
         }
         let mark = cache.mark;
-        let bin = cache.bin(ClassId::for_table_size(size));
-        let slot = bin.ready.last()?;
+        let Stock { bin, ready_slots, .. } = cache.stock(ClassId::for_fine_size(size));
+        let slot = bin.ready.last(ready_slots)?;
         // Slots of this path are at most so long: said here, so that the code for longer ones is left out.
-        let capacity = (bin.capacity as usize).min(TABLE_MAX);
+        let capacity = (bin.capacity as usize).min(FINE_MAX);
         if !self.is_untouched::<P>(slot, mark, capacity) {
             return None;
         }
         bin.ready.drop_last();
         let fields = Fields::allocated(size, align_log2, origin);
-        self.seal_for_program::<P>(slot, size, capacity, fields);
+        self.seal_for_program::<P>(true, slot, size, capacity, fields);
         Some(slot.chunk)
     }
 
@@ -75,7 +75,7 @@ impl Core {
             return false;
         }
         let old = checksum::read(chunk);
-        if old.checksum() != self.seal.secrets.free::<P::Crc>(chunk, old.fields().0) {
+        if old.checksum() != self.seal.secrets.free(old.fields().0) {
             return false;
         }
         // A fresh slot of several pages is not read: that would fault every page in twice.
@@ -87,7 +87,7 @@ impl Core {
 
     /// Writes header and canaries, and makes the slot the program's.
     #[inline(always)]
-    fn seal_for_program<P: Protections>(&self, slot: OwnedSlot, size: usize, capacity: usize, fields: Fields) {
+    fn seal_for_program<P: Protections>(&self, fine: bool, slot: OwnedSlot, size: usize, capacity: usize, fields: Fields) {
         let chunk = slot.chunk;
         let secrets = &self.seal.secrets;
         let sum = secrets.live::<P::Crc>(chunk, fields.0);
@@ -98,9 +98,9 @@ impl Core {
             // they are freed, it is zero, and its header is written next.
             unsafe {
                 if P::zero_on_free(&self.options) {
-                    canary::fill::<true>(memory, size, capacity, word);
+                    canary::fill::<true>(fine, memory, size, capacity, word);
                 } else {
-                    canary::fill::<false>(memory, size, capacity, word);
+                    canary::fill::<false>(false, memory, size, capacity, word);
                 }
             }
         }
@@ -118,9 +118,9 @@ impl Core {
         fields: Fields,
     ) -> Result<usize, Failure> {
         let mark = cache.mark;
-        let bin = cache.bin(class);
+        let Stock { bin, ready_slots, .. } = cache.stock(class);
         let capacity = bin.capacity as usize;
-        let slot = match bin.ready.pop() {
+        let slot = match bin.ready.pop(ready_slots) {
             Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
@@ -143,12 +143,12 @@ impl Core {
             if slot.state().load(Ordering::Relaxed) != mark {
                 return Err(not_owned(chunk, Operation::Allocate));
             }
-            if old.checksum() != self.seal.free(chunk, old.fields().0) {
+            if old.checksum() != self.seal.secrets.free(old.fields().0) {
                 return Err(self.damaged_free_header(chunk, capacity, old));
             }
             return Err(written_after_free(chunk, capacity, old.fields()));
         }
-        self.seal_for_program::<P>(slot, size, capacity, fields);
+        self.seal_for_program::<P>(false, slot, size, capacity, fields);
         Ok(())
     }
 
@@ -158,15 +158,15 @@ impl Core {
     fn refill(&self, cache: &mut ThreadCache, class: ClassId) -> Result<OwnedSlot, OutOfMemory> {
         self.refresh_randomness(cache);
         let mut batch = [OwnedSlot::NONE; BATCH];
-        let wanted = usize::from(cache.bin(class).ready.most).div_ceil(2).clamp(1, BATCH);
+        let wanted = usize::from(cache.stock(class).bin.ready.most).div_ceil(2).clamp(1, BATCH);
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
         let taken = self.class(class).lock().take(self.ground(), mark, &mut cache.random, batch)?;
         let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;
-        let ready = &mut cache.bin(class).ready;
+        let Stock { bin, ready_slots, .. } = cache.stock(class);
         for &slot in others.iter().rev() {
             // The bin is empty and holds at least twice a batch.
-            ready.push(slot);
+            bin.ready.push(ready_slots, slot);
         }
         Ok(first)
     }
@@ -215,10 +215,10 @@ impl Core {
         origin: Origin,
     ) -> Result<usize, Failure> {
         if align_log2 <= MIN_ALIGN_LOG2 {
-            if size.wrapping_sub(1) >= TABLE_MAX {
+            if size.wrapping_sub(1) >= FINE_MAX {
                 return self.allocate_unusual::<P>(cache, size, align_log2, origin);
             }
-            let class = ClassId::for_table_size(size);
+            let class = ClassId::for_fine_size(size);
             return self.allocate_in_class::<P>(cache, class, size, Fields::allocated(size, align_log2, origin));
         }
         if align_log2 <= MAX_ALIGN_LOG2 {
@@ -247,7 +247,8 @@ impl Core {
     ) -> Result<usize, Failure> {
         let mark = cache.mark;
         let capacity = class.capacity();
-        let slot = match cache.bin(class).ready.pop() {
+        let Stock { bin, ready_slots, .. } = cache.stock(class);
+        let slot = match bin.ready.pop(ready_slots) {
             Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
@@ -258,7 +259,7 @@ impl Core {
         if P::canary(&self.options) {
             let word = self.seal.secrets.canary(checksum::read(start).checksum());
             // SAFETY: the gap lies in the slot that was just handed to us; it is a multiple of 16 bytes.
-            unsafe { canary::fill::<false>(core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
+            unsafe { canary::fill::<false>(false, core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
         }
         Ok(chunk)
     }
@@ -266,7 +267,7 @@ impl Core {
     #[cold]
     #[inline(never)]
     fn damaged_free_header(&self, chunk: usize, capacity: usize, seen: Header) -> Violation {
-        let expected = self.seal.free(chunk, seen.fields().0);
+        let expected = self.seal.secrets.free(seen.fields().0);
         Violation::new(
             Kind::WriteAfterFree,
             Operation::Allocate,

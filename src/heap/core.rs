@@ -183,7 +183,7 @@ impl Core {
     /// The shared state of a class.
     #[inline(always)]
     pub(crate) fn class(&self, class: ClassId) -> &Lock<Class> {
-        &self.classes[class.index() & (CLASSES - 1)]
+        &self.classes[class.index()]
     }
 
     /// A cache for a thread: a left one, or a new one. With `shared`, one that several threads use in turn.

@@ -10,8 +10,8 @@ use crate::primary::class::{BATCH, NotOwned};
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
 use crate::quarantine::Pushed;
-use crate::size_class::ClassId;
-use crate::thread_cache::ThreadCache;
+use crate::size_class::{ClassId, FINE_MAX};
+use crate::thread_cache::{Stock, ThreadCache};
 use crate::violation::{Operation, Violation};
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -65,17 +65,10 @@ pub(crate) enum Freed {
     Done,
     /// Nothing, because something is out of the ordinary: [`Core::free`] will tell it in full.
     Unusual,
-    /// The chunk was taken back, and another one turned out to be somebody else's.
-    NotOwned(usize),
-}
-
-impl From<Result<(), NotOwned>> for Freed {
-    fn from(outcome: Result<(), NotOwned>) -> Self {
-        match outcome {
-            Ok(()) => Self::Done,
-            Err(NotOwned(chunk)) => Self::NotOwned(chunk),
-        }
-    }
+    /// The chunk was taken back; this slot left the quarantine, and there is no room for it: [`Core::make_room`].
+    Overfull(ClassId, OwnedSlot),
+    /// The chunk was taken back, but the quarantine is at its turn: [`Core::turn`].
+    AtTurn(ClassId, OwnedSlot),
 }
 
 impl Core {
@@ -102,7 +95,7 @@ impl Core {
         // A region with slots below its frontier belongs to a class.
         let class = region.own_class();
         let mark = cache.mark;
-        let bin = cache.bin(class);
+        let Stock { bin, ready_slots, ring_slots } = cache.stock(class);
         let capacity = bin.capacity as usize;
         if capacity > LONGEST {
             return Freed::Unusual;
@@ -110,7 +103,7 @@ impl Core {
         if P::canary(&self.options) {
             let memory = core::ptr::with_exposed_provenance(chunk);
             // SAFETY: a live chunk's slot, `capacity` bytes long, a multiple of 8.
-            if !unsafe { canary::is_intact(memory, fields.size(), capacity, secrets.canary(header.checksum())) } {
+            if !unsafe { canary::is_intact(LONGEST <= FINE_MAX, memory, fields.size(), capacity, secrets.canary(header.checksum())) } {
                 return Freed::Unusual;
             }
         }
@@ -127,10 +120,11 @@ impl Core {
         if !self.wipe::<P>(slot.state, mark, chunk, capacity, fields) {
             return Freed::Unusual;
         }
-        match bin.ring.exchange(OwnedSlot::new(chunk, slot.state)) {
-            Pushed::Exchanged(old) if bin.ready.push(old) => Freed::Done,
-            Pushed::Exchanged(old) => self.flush_half(cache, class, old).into(),
-            Pushed::AtTurn => self.turn(cache, class, OwnedSlot::new(chunk, slot.state)).into(),
+        let slot = OwnedSlot::new(chunk, slot.state);
+        match bin.ring.exchange(ring_slots, slot) {
+            Pushed::Exchanged(old) if bin.ready.push(ready_slots, old) => Freed::Done,
+            Pushed::Exchanged(old) => Freed::Overfull(class, old),
+            Pushed::AtTurn => Freed::AtTurn(class, slot),
         }
     }
 
@@ -156,7 +150,6 @@ impl Core {
                     return Err(not_owned(chunk, Operation::Free));
                 }
                 self.quarantine(cache, class, OwnedSlot::new(start, slot.state))
-                    .map_err(|NotOwned(chunk)| not_owned(chunk, Operation::Free))
             }
             Located::ZeroSized(region, _) => {
                 self.zero_sized.lock().give_back(region, chunk);
@@ -188,17 +181,17 @@ impl Core {
             unsafe { contents::zero(core::ptr::with_exposed_provenance_mut(start), capacity) };
         }
         let freed = fields.freed();
-        checksum::write(start, Header::seal(freed, self.seal.secrets.free::<P::Crc>(start, freed.0)));
+        checksum::write(start, Header::seal(freed, self.seal.secrets.free(freed.0)));
         true
     }
 
     /// Puts a wiped slot into the quarantine.
-    fn quarantine(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), NotOwned> {
-        let bin = cache.bin(class);
-        match bin.ring.exchange(slot) {
+    fn quarantine(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
+        let Stock { bin, ready_slots, ring_slots } = cache.stock(class);
+        match bin.ring.exchange(ring_slots, slot) {
             Pushed::Exchanged(old) => {
-                if !bin.ready.push(old) {
-                    return self.flush_half(cache, class, old);
+                if !bin.ready.push(ready_slots, old) {
+                    return self.make_room(cache, class, old);
                 }
                 Ok(())
             }
@@ -208,17 +201,17 @@ impl Core {
 
     /// The ring is at its turn, or grows.
     #[cold]
-    #[inline(never)]
-    fn turn(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), NotOwned> {
+    pub(crate) fn turn(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
         /// However little the quarantine may hold, a slot never comes back at once.
         const LEAST: u16 = 2;
         self.refresh_randomness(cache);
         let stride = class.stride().cast_signed();
-        let bin = &mut cache.bins[class.index() & (crate::size_class::CLASSES - 1)];
-        let room = cache.quarantine_room >= stride || bin.ring.length() < LEAST;
+        let enough = cache.quarantine_room >= stride;
+        let (random, Stock { bin, ring_slots, .. }) = cache.random_and_stock(class);
+        let room = enough || bin.ring.length() < LEAST;
         let mut left = [OwnedSlot::NONE; crate::quarantine::MOST_AT_ONCE];
         let mut count = 0;
-        let grown = bin.ring.turn(slot, room, &mut cache.random, |old| {
+        let grown = bin.ring.turn(ring_slots, slot, room, random, |old| {
             if let Some(place) = left.get_mut(count) {
                 *place = old;
                 count += 1;
@@ -226,8 +219,9 @@ impl Core {
         });
         cache.quarantine_room -= stride * grown as isize;
         for &old in left.iter().take(count) {
-            if !cache.bin(class).ready.push(old) {
-                self.flush_half(cache, class, old)?;
+            let Stock { bin, ready_slots, .. } = cache.stock(class);
+            if !bin.ready.push(ready_slots, old) {
+                self.make_room(cache, class, old)?;
             }
         }
         Ok(())
@@ -235,13 +229,13 @@ impl Core {
 
     /// Gives the older half of the ready slots back to the class, then puts `chunk` in.
     #[cold]
-    #[inline(never)]
-    fn flush_half(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), NotOwned> {
+    pub(crate) fn make_room(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
         let mut batch = [OwnedSlot::NONE; BATCH];
-        let count = cache.bin(class).ready.take_oldest(&mut batch, false);
-        self.give_back(cache.mark, class, batch.get(..count).unwrap_or_default())?;
-        cache.bin(class).ready.push(slot);
-        Ok(())
+        let Stock { bin, ready_slots, .. } = cache.stock(class);
+        let count = bin.ready.take_oldest(ready_slots, &mut batch, false);
+        bin.ready.push(ready_slots, slot);
+        self.give_back(cache.mark, class, batch.get(..count).unwrap_or_default())
+            .map_err(|NotOwned(chunk)| not_owned(chunk, Operation::Free))
     }
 
     fn give_back(&self, mark: u8, class: ClassId, slots: &[OwnedSlot]) -> Result<(), NotOwned> {
@@ -258,7 +252,8 @@ impl Core {
         for class in ClassId::all() {
             let mut batch = [OwnedSlot::NONE; BATCH];
             loop {
-                let count = cache.bin(class).ready.take_oldest(&mut batch, true);
+                let Stock { bin, ready_slots, .. } = cache.stock(class);
+                let count = bin.ready.take_oldest(ready_slots, &mut batch, true);
                 if count == 0 {
                     break;
                 }
@@ -266,7 +261,8 @@ impl Core {
             }
             let mut held = [OwnedSlot::NONE; crate::quarantine::PLACES];
             let mut count = 0;
-            let left = cache.bin(class).ring.drain(|slot| {
+            let Stock { bin, ring_slots, .. } = cache.stock(class);
+            let left = bin.ring.drain(ring_slots, |slot| {
                 if let Some(place) = held.get_mut(count) {
                     *place = slot;
                     count += 1;

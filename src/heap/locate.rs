@@ -170,7 +170,7 @@ impl Core {
             _ => {
                 let header = checksum::read(start);
                 let fields = header.fields();
-                let known = self.seal.free(start, fields.0) == header.checksum();
+                let known = self.seal.secrets.free(fields.0) == header.checksum();
                 return Err(match fields.origin() {
                     Some(origin) if known && over_aligned(start, fields) == chunk => {
                         Violation::new(Kind::Freed, operation, chunk, "the chunk was given back before")

@@ -27,7 +27,7 @@ impl Core {
         if fields.is_allocated() {
             secrets.live::<C>(chunk, fields.0) == header.checksum()
         } else {
-            secrets.free::<C>(chunk, fields.0) == header.checksum()
+            secrets.free(fields.0) == header.checksum()
         }
     }
 
@@ -71,7 +71,7 @@ impl Core {
             let sealed = if fields.is_allocated() && header.fields().is_allocated() {
                 self.seal.live(next, header.fields().0) == header.checksum()
             } else {
-                self.seal.free(next, header.fields().0) == header.checksum()
+                self.seal.secrets.free(header.fields().0) == header.checksum()
             };
             // The pages of released and of never used slots are zero.
             let blank =

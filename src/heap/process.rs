@@ -3,7 +3,7 @@
 //! The first call can come before any constructor and from inside the loader; calls still come after a
 //! thread's destructors have run and after `exit` has begun.
 
-use super::allocate::{Failure, not_owned};
+use super::allocate::Failure;
 use super::check::Stats;
 use super::core::{Core, PROCESS_ARENA};
 use super::free::{Demand, Freed};
@@ -14,7 +14,8 @@ use crate::os::process::{self as os_process, Errno};
 use crate::os::{environment, thread_local};
 use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::report;
-use crate::size_class::{SMALL_MAX, TABLE_MAX};
+use crate::primary::region::OwnedSlot;
+use crate::size_class::{ClassId, FINE_MAX, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::fmt::Write;
@@ -107,10 +108,10 @@ pub(crate) fn free(chunk: usize, demand: Demand) {
     if let Some((core, cache)) = own_cache()
         && cache.set == Set::Default
     {
-        match core.free_usual::<DefaultProfile, TABLE_MAX>(cache, chunk, demand) {
+        match core.free_usual::<DefaultProfile, FINE_MAX>(cache, chunk, demand) {
             Freed::Done => return,
             Freed::Unusual => {}
-            Freed::NotOwned(other) => report_not_owned(other),
+            unfinished => return finish(core, cache, unfinished),
         }
     }
     free_otherwise(chunk, demand);
@@ -123,7 +124,7 @@ fn free_otherwise(chunk: usize, demand: Demand) {
         match with_set!(cache.set, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand)) {
             Freed::Done => return,
             Freed::Unusual => {}
-            Freed::NotOwned(other) => report_not_owned(other),
+            unfinished => return finish(core, cache, unfinished),
         }
     }
     let outcome = with_slow_cache(
@@ -135,9 +136,30 @@ fn free_otherwise(chunk: usize, demand: Demand) {
     }
 }
 
+/// Finishes what the fast path left. Plain arguments, so that the call is the caller's last act and needs no frame.
+#[inline(always)]
+fn finish(core: &Core, cache: &mut ThreadCache, freed: Freed) {
+    match freed {
+        Freed::Done | Freed::Unusual => {}
+        Freed::Overfull(class, slot) => make_room(core, cache, class, slot),
+        Freed::AtTurn(class, slot) => turn(core, cache, class, slot),
+    }
+}
+
 #[cold]
-fn report_not_owned(chunk: usize) -> ! {
-    report::abort(&not_owned(chunk, Operation::Free))
+#[inline(never)]
+fn make_room(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) {
+    if let Err(violation) = core.make_room(cache, class, slot) {
+        report::abort(&violation);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn turn(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) {
+    if let Err(violation) = core.turn(cache, class, slot) {
+        report::abort(&violation);
+    }
 }
 
 /// Changes the size of a chunk; zero (and ENOMEM) when there is no memory, and then the chunk is as it was.

@@ -397,8 +397,8 @@ fn dress(seal: &Seal, entry: &Entry) {
     let chunk = core::ptr::with_exposed_provenance_mut::<u8>(entry.chunk);
     // SAFETY: 32 bytes in front and everything up to `data_end` belong to the chunk's mapping.
     unsafe {
-        canary::fill::<false>(front, 0, FRONT - HEADER, word);
-        canary::fill::<false>(chunk, entry.size, entry.data_end() - entry.chunk, word);
+        canary::fill::<false>(false, front, 0, FRONT - HEADER, word);
+        canary::fill::<false>(false, chunk, entry.size, entry.data_end() - entry.chunk, word);
     }
     checksum::write(entry.chunk, header);
 }
