@@ -21,11 +21,7 @@ pub(crate) fn variable(name: &[u8]) -> Option<&'static [u8]> {
     if is_privileged() {
         return None;
     }
-    // SAFETY: set by the loader before any code of ours runs; read once, at start.
-    let mut entry = unsafe { environ };
-    if entry.is_null() {
-        return None;
-    }
+    let mut entry = entries()?;
     loop {
         // SAFETY: the array ends with a null pointer, which stops the loop.
         let text = unsafe { *entry };
@@ -40,6 +36,48 @@ pub(crate) fn variable(name: &[u8]) -> Option<&'static [u8]> {
         // SAFETY: the terminating null has not been reached yet.
         entry = unsafe { entry.add(1) };
     }
+}
+
+/// The environment's entries.
+///
+/// The loader allocates before libc has set `environ`; then they are taken from the process's first stack frame,
+/// which the loader knows: argument count, arguments, a null pointer, the entries.
+fn entries() -> Option<*const *const libc::c_char> {
+    // SAFETY: a word of libc's; written while the process has one thread.
+    let known = unsafe { environ };
+    if !known.is_null() {
+        return Some(known);
+    }
+    let frame = first_frame()?;
+    // SAFETY: the kernel has laid the frame out in this way.
+    unsafe {
+        let arguments = frame.read();
+        Some(frame.add(arguments + 2).cast())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+core::arch::global_asm!(".weak __libc_stack_end");
+
+/// Where the stack began: glibc's loader exports it.
+#[cfg(target_arch = "x86_64")]
+fn first_frame() -> Option<*const usize> {
+    let place: *const *const usize;
+    // SAFETY: reads the symbol's address from the GOT; null where the loader has no such symbol.
+    unsafe {
+        core::arch::asm!(
+            "mov {place}, qword ptr [rip + __libc_stack_end@GOTPCREL]",
+            place = out(reg) place,
+            options(nostack, preserves_flags, readonly, pure),
+        );
+    }
+    // SAFETY: not null, so the loader's word.
+    unsafe { place.as_ref() }.copied().filter(|frame| !frame.is_null())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn first_frame() -> Option<*const usize> {
+    None
 }
 
 /// The limit on address space (`ulimit -v`), in bytes; `usize::MAX` when there is none.
