@@ -72,14 +72,15 @@ impl Ring {
         random: &mut Random,
         mut leave: impl FnMut(OwnedSlot),
     ) -> i32 {
-        if self.length < self.limit && room {
-            if let Some(place) = slots.get_mut(usize::from(self.length)) {
-                *place = slot;
-                self.length += 1;
-                // Stay at the end until the ring is as long as it may be.
-                self.hand = self.length;
-                return 1;
-            }
+        if self.length < self.limit
+            && room
+            && let Some(place) = slots.get_mut(usize::from(self.length))
+        {
+            *place = slot;
+            self.length += 1;
+            // Stay at the end until the ring is as long as it may be.
+            self.hand = self.length;
+            return 1;
         }
         // Three quarters to all of the places: the delay changes by a quarter from turn to turn.
         let spread = u32::from(self.most) / 4 + 1;

@@ -1,11 +1,11 @@
 //! The `testudo` command: runs programs under the hardened heap.
 
 use clap::{Parser, Subcommand, ValueEnum};
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io::{ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// Runs programs under testudo, a hardened memory allocator.
@@ -73,6 +73,26 @@ fn library() -> Option<PathBuf> {
     places.into_iter().find_map(|place| place.canonicalize().ok())
 }
 
+/// Whether the loader will take the library. It only warns about a preloaded library that it can't use, and would run
+/// the program unprotected.
+fn probe(library: &Path) -> Result<(), String> {
+    let name = CString::new(library.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+    // SAFETY: a terminated path. The library has no constructors; its symbols stay local to the handle.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    if handle.is_null() {
+        // SAFETY: dlerror gives a terminated string, or null when there was no error.
+        let reason = unsafe { libc::dlerror() };
+        if reason.is_null() {
+            return Err("no reason given".to_owned());
+        }
+        // SAFETY: as above; copied at once.
+        return Err(unsafe { CStr::from_ptr(reason) }.to_string_lossy().into_owned());
+    }
+    // SAFETY: a valid handle and a terminated name.
+    let known = unsafe { !libc::dlsym(handle, c"testudo_check_heap".as_ptr()).is_null() };
+    if known { Ok(()) } else { Err("it is not testudo's library".to_owned()) }
+}
+
 fn run(profile: Option<Profile>, given: &[OsString], program: &[OsString]) -> ExitCode {
     let Some((name, arguments)) = program.split_first() else {
         return fail(2, "no program was named");
@@ -82,6 +102,9 @@ fn run(profile: Option<Profile>, given: &[OsString], program: &[OsString]) -> Ex
     };
     if library.as_os_str().as_bytes().iter().any(|byte| b" :".contains(byte)) {
         return fail(CANNOT_RUN, "the loader cannot preload a library whose path has a space or a colon");
+    }
+    if let Err(reason) = probe(&library) {
+        return fail(CANNOT_RUN, &format!("{} cannot be loaded: {reason}", library.display()));
     }
     let mut options: Vec<&OsStr> = Vec::new();
     let profile = profile.map(|profile| match profile {

@@ -62,6 +62,7 @@ impl Core {
             return None;
         }
         bin.ready.drop_last();
+        bin.ready.prefetch_next(ready_slots);
         let fields = Fields::allocated(size, align_log2, origin);
         self.seal_for_program::<P>(true, slot, size, capacity, fields);
         Some(slot.chunk)
@@ -87,7 +88,14 @@ impl Core {
 
     /// Writes header and canaries, and makes the slot the program's.
     #[inline(always)]
-    fn seal_for_program<P: Protections>(&self, fine: bool, slot: OwnedSlot, size: usize, capacity: usize, fields: Fields) {
+    fn seal_for_program<P: Protections>(
+        &self,
+        fine: bool,
+        slot: OwnedSlot,
+        size: usize,
+        capacity: usize,
+        fields: Fields,
+    ) {
         let chunk = slot.chunk;
         let secrets = &self.seal.secrets;
         let sum = secrets.live::<P::Crc>(chunk, fields.0);

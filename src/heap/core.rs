@@ -128,13 +128,13 @@ impl Core {
                 .write(Seal { secrets: Secrets::draw(random), has_instruction: process::has_crc32_instruction() });
             (&raw mut (*core).budget).write(Budget::new(mebibytes(options.heap_limit_mb)));
             (&raw mut (*core).max_alloc).write(mebibytes(options.max_alloc_mb));
-            (*(&raw mut (*core).arena)).reserve(arena_bytes, options.randomize, random)?;
+            (*core).arena.reserve(arena_bytes, options.randomize, random)?;
             for class in ClassId::all() {
                 let place = (&raw mut (*core).classes).cast::<Lock<Class>>().add(class.index());
                 place.write(Lock::new(Class::new(class)));
             }
             (&raw mut (*core).zero_sized).write(Lock::new(ZeroSized::new()));
-            (*(&raw mut (*core).secondary)).init(&options, random.fork());
+            (*core).secondary.init(&options, random.fork());
             (&raw mut (*core).registry).write(Lock::new(Registry { first: 0, marks: [0; 4], random: random.fork() }));
             (&raw mut (*core).generation).write(AtomicU32::new(0));
         }

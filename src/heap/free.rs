@@ -103,7 +103,15 @@ impl Core {
         if P::canary(&self.options) {
             let memory = core::ptr::with_exposed_provenance(chunk);
             // SAFETY: a live chunk's slot, `capacity` bytes long, a multiple of 8.
-            if !unsafe { canary::is_intact(LONGEST <= FINE_MAX, memory, fields.size(), capacity, secrets.canary(header.checksum())) } {
+            if !unsafe {
+                canary::is_intact(
+                    LONGEST <= FINE_MAX,
+                    memory,
+                    fields.size(),
+                    capacity,
+                    secrets.canary(header.checksum()),
+                )
+            } {
                 return Freed::Unusual;
             }
         }

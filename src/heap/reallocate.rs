@@ -7,7 +7,6 @@ use super::locate::{Located, Small};
 use crate::chunk::canary;
 use crate::chunk::checksum;
 use crate::chunk::header::{Fields, Header, Origin};
-use crate::os::mapping::OutOfMemory;
 use crate::primary::region::state;
 use crate::protections::Protections;
 use crate::size_class::{ClassId, SMALL_MAX};
@@ -45,10 +44,9 @@ impl Core {
                 if size > self.max_alloc || size > isize::MAX as usize - (1 << 32) {
                     return Err(Failure::OutOfMemory);
                 }
-                match self.secondary.resize(self.large_ground(), &entry, size) {
-                    Ok(moved) => return Ok(moved),
-                    // There may be room for a copy where there is none for moving pages.
-                    Err(OutOfMemory) => {}
+                // Where pages can't be moved, there may yet be room for a copy.
+                if let Ok(moved) = self.secondary.resize(self.large_ground(), &entry, size) {
+                    return Ok(moved);
                 }
             }
             _ => {}

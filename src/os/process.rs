@@ -51,8 +51,18 @@ pub(crate) fn yield_now() {
 
 /// Writes to a descriptor, never waiting for a reader: a full pipe drops the rest, because a process
 /// that must die may not hang on its own obituary.
+///
+/// Only for a process that is about to end: SIGPIPE stays blocked, because the signal of a reader that has gone must
+/// not take the place of the one that says why.
 pub(crate) fn write_all(descriptor: i32, mut bytes: &[u8]) {
     let _errno = Errno::keep();
+    // SAFETY: a valid signal set; the mask is this thread's own.
+    unsafe {
+        let mut pipe: libc::sigset_t = core::mem::zeroed();
+        libc::sigemptyset(&raw mut pipe);
+        libc::sigaddset(&raw mut pipe, libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, core::ptr::null_mut());
+    }
     while !bytes.is_empty() {
         let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
         // SAFETY: one valid pollfd. Up to 100 ms are given to a slow reader.

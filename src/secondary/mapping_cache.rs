@@ -34,6 +34,11 @@ impl MappingCache {
         data_bytes <= LARGEST
     }
 
+    /// Whether nothing is kept.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Keeps a mapping; returns the chunk that had to make room.
     pub(crate) fn put(&mut self, entry: &Entry) -> Option<usize> {
         let full = self.count == PLACES || self.bytes + entry.data_bytes > LIMIT;

@@ -106,11 +106,12 @@ impl Secondary {
         if size > isize::MAX as usize - (1 << 32) || align > 1 << 40 {
             return Err(OutOfMemory);
         }
-        let (entry, dirty) = match self.from_cache(size, align) {
+        let (entry, dirty) = match self.take_kept(size, align) {
             Some(kept) => (Entry { size, origin, align_log2: align_log2 as u8, ..kept }, true),
             None => {
                 let gap = self.state.lock().random.below(GAP_PAGES) as usize * PAGE;
-                (map(ground.budget, size, align, gap, origin, align_log2 as u8)?, false)
+                let map = || map(ground.budget, size, align, gap, origin, align_log2 as u8);
+                (map().or_else(|_| self.make_room(ground).and_then(|()| map()))?, false)
             }
         };
         if dirty {
@@ -128,8 +129,27 @@ impl Secondary {
         Ok(entry.chunk)
     }
 
+    /// Gives back all that is held for speed or against use after free: the system or the budget has refused, and a
+    /// failing program is worse than a dangling pointer that is noticed less long.
+    ///
+    /// # Errors
+    /// When there was nothing to give back.
+    #[cold]
+    fn make_room(&self, ground: Ground<'_>) -> Result<(), OutOfMemory> {
+        let held = {
+            let state = self.state.lock();
+            state.quarantine.bytes() != 0 || !state.cache.is_empty()
+        };
+        if !held {
+            return Err(OutOfMemory);
+        }
+        self.drop_kept(ground, MappingCache::take_any);
+        self.evict(AddressQuarantine::pop);
+        Ok(())
+    }
+
     /// A kept mapping in which such a chunk fits well.
-    fn from_cache(&self, size: usize, align: usize) -> Option<Entry> {
+    fn take_kept(&self, size: usize, align: usize) -> Option<Entry> {
         if align > PAGE {
             return None;
         }
@@ -259,7 +279,7 @@ impl Secondary {
         }
     }
 
-    /// Gives kept mappings and quarantined addresses back to the system.
+    /// Gives kept mappings back to the system. Quarantined addresses have no memory behind them and stay.
     pub(crate) fn purge(&self, ground: Ground<'_>) {
         self.drop_kept(ground, MappingCache::take_any);
     }
@@ -280,12 +300,15 @@ impl Secondary {
         } else if needed > entry.data_bytes {
             let more = needed - entry.data_bytes;
             ground.budget.charge(more)?;
-            let grown = if entry.data_start + needed + PAGE <= entry.map_end() {
-                // There is room behind the chunk.
-                mapping::commit(entry.data_end(), more)
-            } else {
-                relocate(&mut changed, needed)
+            let mut grow = || {
+                if entry.data_start + needed + PAGE <= entry.map_end() {
+                    // There is room behind the chunk.
+                    mapping::commit(entry.data_end(), more)
+                } else {
+                    relocate(&mut changed, needed)
+                }
             };
+            let grown = grow().or_else(|_| self.make_room(ground).and_then(|()| grow()));
             if let Err(refused) = grown {
                 ground.budget.refund(more);
                 return Err(refused);

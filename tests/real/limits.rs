@@ -1,0 +1,167 @@
+//! Address space, data and mappings that run out.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::real;
+
+const LIMITS_MB: [u64; 5] = [256, 300, 512, 1024, 4096];
+const PROFILES: [&str; 3] = ["profile=default", "profile=strict", "profile=fast"];
+
+#[derive(Clone, Copy)]
+enum Resource {
+    AddressSpace,
+    Data,
+}
+
+/// Has `command` start with at most `megabytes` of a resource.
+fn limit(command: &mut Command, resource: Resource, megabytes: u64) -> &mut Command {
+    let bound = libc::rlimit { rlim_cur: megabytes << 20, rlim_max: megabytes << 20 };
+    let resource = match resource {
+        Resource::AddressSpace => libc::RLIMIT_AS,
+        Resource::Data => libc::RLIMIT_DATA,
+    };
+    // SAFETY: between fork and exec only `setrlimit` is called, which is async-signal-safe; `bound`
+    // is moved into the closure.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(resource, &bound) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
+    }
+}
+
+fn python_works_within(megabytes: u64) {
+    if !real::installed(&["python3"]) {
+        return;
+    }
+    let folder = real::folder();
+    let python = real::find("python3").expect("just found");
+    for profile in PROFILES {
+        let mut command = real::command(&python, folder.path(), Some(profile));
+        command.env("PYTHONMALLOC", "malloc").args([
+            "-c",
+            "import json, threading
+work = lambda: json.loads(json.dumps([str(number) for number in range(30000)]))
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(sum(map(len, work())))",
+        ]);
+        let ended = real::to_the_end(limit(&mut command, Resource::AddressSpace, megabytes));
+        assert!(ended.status.success(), "{megabytes} MB, {profile}: {ended:?}");
+        assert_eq!(ended.out(), "138890\n", "{megabytes} MB, {profile}");
+    }
+}
+
+fn sqlite_works_within(megabytes: u64) {
+    if !real::installed(&["sqlite3"]) {
+        return;
+    }
+    let folder = real::folder();
+    let sqlite = real::find("sqlite3").expect("just found");
+    for profile in PROFILES {
+        let mut command = real::command(&sqlite, folder.path(), Some(profile));
+        command.args([
+            ":memory:",
+            "CREATE TABLE t (a INTEGER, b TEXT);
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+             INSERT INTO t SELECT i, printf('%x', i * 7919) FROM n;
+             CREATE INDEX x ON t (b);
+             SELECT count(*), max(b), sum(length(b)) FROM t;",
+        ]);
+        let ended = real::to_the_end(limit(&mut command, Resource::AddressSpace, megabytes));
+        assert!(ended.status.success(), "{megabytes} MB, {profile}: {ended:?}");
+        assert_eq!(ended.out(), "50000|fffec07|363845\n", "{megabytes} MB, {profile}");
+    }
+}
+
+/// Runs `program` with `args` under `options`, `prepare`d; it must find the limit kept.
+fn keeps_the_limit(source: &str, args: &[String], options: &str, prepare: impl FnOnce(&mut Command) -> &mut Command) {
+    let folder = real::folder();
+    let program = real::compile(source, folder.path(), "program", &[]);
+    let mut command = real::command(&program, folder.path(), Some(options));
+    let ended = real::to_the_end(prepare(command.args(args)));
+    assert_eq!(ended.out(), "the limit is kept\n", "{args:?}, {options}: {ended:?}");
+    assert_eq!(ended.err(), "", "{args:?}, {options}");
+    assert!(ended.status.success(), "{args:?}, {options}: {ended:?}");
+}
+
+/// What to hand to `limit_memory`: at least a quarter of the limit can be had, and not more than it.
+fn bounds(megabytes: u64, size: usize) -> [String; 3] {
+    [size.to_string(), (megabytes / 4).to_string(), megabytes.to_string()]
+}
+
+fn malloc_refuses_at(resource: Resource, megabytes: u64, size: usize) {
+    for profile in PROFILES {
+        keeps_the_limit("c/limit_memory.c", &bounds(megabytes, size), profile, |command| {
+            limit(command, resource, megabytes)
+        });
+    }
+}
+
+#[test]
+fn python_works_in_little_address_space() {
+    for megabytes in LIMITS_MB {
+        python_works_within(megabytes);
+    }
+}
+
+#[test]
+fn sqlite_works_in_little_address_space() {
+    for megabytes in LIMITS_MB {
+        sqlite_works_within(megabytes);
+    }
+}
+
+#[test]
+fn small_chunks_end_with_enomem_where_address_space_ends() {
+    for megabytes in [256, 512] {
+        malloc_refuses_at(Resource::AddressSpace, megabytes, 64);
+        malloc_refuses_at(Resource::AddressSpace, megabytes, 5000);
+    }
+}
+
+#[test]
+fn large_chunks_end_with_enomem_where_address_space_ends() {
+    for megabytes in LIMITS_MB {
+        malloc_refuses_at(Resource::AddressSpace, megabytes, 1 << 20);
+    }
+}
+
+#[test]
+fn small_chunks_end_with_enomem_where_data_ends() {
+    malloc_refuses_at(Resource::Data, 256, 64);
+    malloc_refuses_at(Resource::Data, 256, 5000);
+}
+
+#[test]
+fn large_chunks_end_with_enomem_where_data_ends() {
+    malloc_refuses_at(Resource::Data, 256, 1 << 20);
+    malloc_refuses_at(Resource::Data, 1024, 1 << 20);
+}
+
+#[test]
+fn large_chunks_end_with_enomem_where_mappings_end() {
+    for profile in PROFILES {
+        keeps_the_limit("c/limit_mappings.c", &[], profile, |command| command);
+    }
+}
+
+#[test]
+fn the_heap_ends_with_enomem_at_heap_limit_mb() {
+    for profile in PROFILES {
+        for size in [64, 5000, 1 << 20] {
+            let options = format!("{profile}:heap_limit_mb=100");
+            keeps_the_limit("c/limit_memory.c", &bounds(100, size), &options, |command| command);
+        }
+    }
+}
+
+#[test]
+fn one_request_ends_with_enomem_at_max_alloc_mb() {
+    for profile in PROFILES {
+        let options = format!("{profile}:max_alloc_mb=10");
+        keeps_the_limit("c/limit_one.c", &["10".to_owned()], &options, |command| command);
+    }
+}

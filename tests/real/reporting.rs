@@ -1,0 +1,117 @@
+//! A report that nobody can or will read must not keep a corrupted process alive.
+
+use std::fs::File;
+use std::io::{ErrorKind, PipeReader, PipeWriter, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+
+use tempfile::TempDir;
+
+use crate::real;
+
+/// The command that runs a double free, and the folder it lives in.
+fn double_free(how: &str) -> (TempDir, Command) {
+    let folder = real::folder();
+    let program = real::compile("c/abort_signal.c", folder.path(), "program", &[]);
+    let mut command = real::command(&program, folder.path(), Some("profile=default"));
+    command.arg(how);
+    (folder, command)
+}
+
+fn end_with_stderr(stderr: impl Into<Stdio>) -> ExitStatus {
+    let (_folder, mut command) = double_free("");
+    command.stdout(Stdio::null()).stderr(stderr);
+    real::end_of(real::start(&mut command), &command)
+}
+
+fn assert_aborted(status: ExitStatus) {
+    assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
+}
+
+fn set_blocking(pipe: &PipeWriter, blocking: bool) {
+    let flags = if blocking { 0 } else { libc::O_NONBLOCK };
+    // SAFETY: the descriptor is open, for `pipe` lives; the call changes its flags, no memory.
+    let result = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_SETFL, flags) };
+    assert_eq!(result, 0, "a pipe's flags can be set");
+}
+
+/// A pipe into which not one more byte goes.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    set_blocking(&writer, false);
+    for length in [4096, 1] {
+        loop {
+            match writer.write(&vec![b'.'; length]) {
+                Ok(_) => {}
+                Err(why) if why.kind() == ErrorKind::WouldBlock => break,
+                Err(why) => panic!("a pipe can be filled: {why}"),
+            }
+        }
+    }
+    (reader, writer)
+}
+
+#[test]
+fn the_first_line_says_what_happened() {
+    let (_folder, mut command) = double_free("");
+    let ended = real::to_the_end(&mut command);
+    assert_aborted(ended.status);
+    assert_eq!(ended.out(), "");
+    let report = ended.err();
+    let first = report.lines().next().unwrap_or_default();
+    let rest = first.strip_prefix("testudo: double free at 0x").unwrap_or_else(|| panic!("{report}"));
+    let (address, rest) = rest.split_once(" (").unwrap_or_else(|| panic!("{report}"));
+    assert!(u64::from_str_radix(address, 16).is_ok(), "{report}");
+    assert!(rest.starts_with("24-byte malloc chunk"), "{report}");
+}
+
+#[test]
+fn the_process_stops_when_stderr_is_closed() {
+    let (_folder, inner) = double_free("");
+    let mut command = Command::new("/bin/bash");
+    command
+        .args(["-c", "exec \"$0\" 2>&-"])
+        .arg(inner.get_program())
+        .envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let ended = real::to_the_end(&mut command);
+    assert_aborted(ended.status);
+    assert_eq!(ended.out(), "");
+}
+
+#[test]
+fn the_process_stops_when_stderr_is_a_full_pipe_that_nobody_reads() {
+    let (_reader, writer) = full_pipe();
+    set_blocking(&writer, true);
+    assert_aborted(end_with_stderr(writer));
+}
+
+#[test]
+fn the_process_stops_when_stderr_is_a_full_pipe_that_does_not_block() {
+    let (_reader, writer) = full_pipe();
+    assert_aborted(end_with_stderr(writer));
+}
+
+#[test]
+fn the_process_stops_with_sigabrt_when_the_reader_of_stderr_is_gone() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_aborted(end_with_stderr(writer));
+}
+
+#[test]
+fn the_process_stops_when_stderr_is_a_full_disk() {
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+    assert_aborted(end_with_stderr(full));
+}
+
+#[test]
+fn the_process_stops_when_it_ignores_blocks_or_handles_sigabrt() {
+    for how in ["ignored", "blocked", "handled"] {
+        let (_folder, mut command) = double_free(how);
+        let ended = real::to_the_end(&mut command);
+        assert_aborted(ended.status);
+        assert_eq!(ended.out(), "", "{how}");
+        assert!(ended.err().starts_with("testudo: double free at 0x"), "{how}: {ended:?}");
+    }
+}

@@ -1,0 +1,184 @@
+//! Whole programs run to their end, with and without testudo: what each printed and how it ended.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support;
+
+/// After this long a program counts as hung. Generous: a slow machine must not fail a test.
+pub const DEADLINE: Duration = Duration::from_secs(240);
+
+/// How a program ended and what it printed.
+#[derive(PartialEq, Eq, Clone)]
+pub struct Ended {
+    /// Exit code or signal.
+    pub status: ExitStatus,
+    /// Everything written to standard output.
+    pub stdout: Vec<u8>,
+    /// Everything written to standard error.
+    pub stderr: Vec<u8>,
+}
+
+impl Ended {
+    /// Standard output as text.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+impl fmt::Debug for Ended {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(to, "{}", self.status)?;
+        writeln!(to, "--- stdout, the end of it\n{}", the_end_of(&self.out()))?;
+        writeln!(to, "--- stderr, the end of it\n{}", the_end_of(&self.err()))
+    }
+}
+
+fn the_end_of(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+/// Runs `command` to its end.
+///
+/// # Panics
+/// When it cannot be started, and when it hangs.
+pub fn to_the_end(command: &mut Command) -> Ended {
+    // Files instead of pipes: a program that prints a lot before it hangs never blocks on us, and a
+    // child that outlives it cannot keep us waiting.
+    let stdout = tempfile::tempfile().expect("a temporary file");
+    let stderr = tempfile::tempfile().expect("a temporary file");
+    command.stdout(stdout.try_clone().expect("a duplicate")).stderr(stderr.try_clone().expect("a duplicate"));
+    let status = end_of(start(command), command);
+    Ended { status, stdout: contents(stdout), stderr: contents(stderr) }
+}
+
+/// Starts `command` in a process group of its own, so that all of it can be stopped.
+pub fn start(command: &mut Command) -> Child {
+    command.process_group(0).spawn().unwrap_or_else(|why| panic!("{command:?} does not start: {why}"))
+}
+
+/// Waits for `child`, started by [`start`] from `command`.
+///
+/// # Panics
+/// When it hangs; it is ended first, with everything it started.
+pub fn end_of(mut child: Child, command: &Command) -> ExitStatus {
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return status;
+        }
+        if started.elapsed() > DEADLINE {
+            let group = i32::try_from(child.id()).expect("a process id");
+            // SAFETY: `kill` touches no memory; the group is the child's own, and the child has not
+            // been waited for, so its number has not been given to anyone else.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+            let status = child.wait();
+            panic!("{command:?} hangs, and was stopped: {status:?}");
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn contents(mut file: File) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    file.rewind().expect("a file rewinds");
+    file.read_to_end(&mut bytes).expect("a file is read");
+    bytes
+}
+
+/// Whether this run must not skip anything.
+pub fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+/// Says, past the capture of the test harness, that a test proved nothing here and why.
+pub fn say_skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    writeln!(std::io::stderr(), "skipped {name}: {why}").expect("stderr is open");
+}
+
+/// Where programs are looked for. The system's own come first: a wrapper script in front of one
+/// would be what is tested instead.
+pub fn search_path() -> String {
+    let outer = std::env::var("PATH").unwrap_or_default();
+    format!("/usr/bin:/bin:{outer}")
+}
+
+/// The file that `program` names on [`search_path`].
+pub fn find(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&search_path()).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// Whether all `programs` are installed. Where one is not, the test is to be skipped.
+///
+/// # Panics
+/// In CI when one is not: there a skipped test would look like a passed one.
+pub fn installed(programs: &[&str]) -> bool {
+    let missing: Vec<_> = programs.iter().filter(|program| find(program).is_none()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    assert!(!in_ci(), "not installed: {missing:?}");
+    say_skipped(&format!("not installed: {missing:?}"));
+    false
+}
+
+/// A command whose environment says only what makes programs repeat themselves, and, with
+/// `options`, to run under testudo.
+pub fn command(program: &Path, home: &Path, options: Option<&str>) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .stdin(Stdio::null())
+        .current_dir(home)
+        .env("PATH", search_path())
+        .env("HOME", home)
+        .env("TMPDIR", home)
+        .env("LC_ALL", "C.UTF-8")
+        .env("TZ", "UTC");
+    if let Some(options) = options {
+        command.env("LD_PRELOAD", support::libtestudo()).env("TESTUDO_OPTIONS", options);
+    }
+    command
+}
+
+/// Compiles a C or C++ program (or with `-shared` a library) of `tests/` to `folder/name`.
+///
+/// # Panics
+/// When the compiler complains: the sources are free of warnings, but for what `flags` switches off.
+pub fn compile(source: &str, folder: &Path, name: &str, flags: &[&str]) -> PathBuf {
+    let compiler = if source.ends_with(".c") { "gcc" } else { "g++" };
+    let product = folder.join(name);
+    // Without -fno-builtin the compiler removes a malloc whose memory it sees nobody use.
+    let ended = to_the_end(
+        Command::new(compiler)
+            .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror"])
+            .args(["-fno-builtin", "-pthread"])
+            .arg(support::root().join("tests").join(source))
+            .arg("-o")
+            .arg(&product)
+            .args(flags),
+    );
+    assert!(ended.status.success(), "{source}: {ended:?}");
+    product
+}
+
+/// A fresh folder that any user may enter.
+pub fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("testudo-").tempdir().expect("a temporary folder")
+}
