@@ -147,8 +147,15 @@ throwing! {
     _ZnamSt11align_val_t => new_aligned_array;
 }
 
-/// A failing nothrow form still owes the program its new handler, but no exception may leave it: handlers
-/// that throw are rare, and the ones that free memory are asked again by the program's next request.
+/// A failing nothrow form still owes the program its new handler, which may throw, and no exception may leave it. The C++
+/// runtime's own nothrow form calls the throwing one, which is ours, and catches what it throws: so it is asked.
+/// The second of two tokens: names the type of an argument that may be there.
+macro_rules! with_type {
+    ($name:ident $type:ty) => {
+        $type
+    };
+}
+
 macro_rules! nothrow {
     ($($symbol:ident($($align:ident: usize)?) => $expression:expr;)*) => {
         $(
@@ -156,7 +163,26 @@ macro_rules! nothrow {
             #[unsafe(no_mangle)]
             pub extern "C" fn $symbol(size: usize, $($align: usize,)? _nothrow: *const c_void) -> *mut c_void {
                 const ALLOCATE: fn(usize, usize) -> *mut c_void = $expression;
-                ALLOCATE(size, 0 $(+ $align)?)
+                let chunk = ALLOCATE(size, 0 $(+ $align)?);
+                if !chunk.is_null() {
+                    return chunk;
+                }
+                const NAME: &CStr = match CStr::from_bytes_with_nul(concat!(stringify!($symbol), "\0").as_bytes()) {
+                    Ok(name) => name,
+                    Err(_) => c"",
+                };
+                // SAFETY: a terminated name.
+                let next = unsafe { libc::dlsym(libc::RTLD_NEXT, NAME.as_ptr()) };
+                if next.is_null() {
+                    return next;
+                }
+                // SAFETY: the C++ runtime's function of this name has this type, and does not throw.
+                unsafe {
+                    core::mem::transmute::<
+                        *mut c_void,
+                        extern "C" fn(usize, $(with_type!($align usize),)? *const c_void) -> *mut c_void,
+                    >(next)(size, $($align,)? _nothrow)
+                }
             }
         )*
     };

@@ -18,7 +18,6 @@ pub(crate) struct Secrets {
     address: u64,
     fields: u64,
     crc: u64,
-    free: u32,
     canary: u64,
 }
 
@@ -67,24 +66,16 @@ impl Secrets {
             address: random.u64(),
             fields: random.u64(),
             crc: random.u64() & 0xffff_ffff,
-            free: random.u32(),
             canary: random.u64() & !CANARY_FIXED | 0x8080_8080_8080_8080,
         }
     }
 
-    /// The checksum of a live chunk's header fields at `address`.
+    /// The checksum of header fields at `address`, in whatever state: a header copied from another slot, or
+    /// from the same slot at another time, does not pass.
     #[inline(always)]
-    pub(crate) fn live<C: Crc>(&self, address: usize, fields: u32) -> u32 {
+    pub(crate) fn checksum<C: Crc>(&self, address: usize, fields: u32) -> u32 {
         let product = u128::from(address as u64 ^ self.address) * u128::from(u64::from(fields) ^ self.fields);
         C::crc(self.crc, product as u64 ^ (product >> 64) as u64)
-    }
-
-    /// What stands in a free slot's header in place of a checksum. Nothing is gained by forging one (whether
-    /// a slot is free is not read from it), so it is only a canary: one secret for the heap, with the fields, so that
-    /// no change of either half goes unseen.
-    #[inline(always)]
-    pub(crate) fn free(&self, fields: u32) -> u32 {
-        self.free ^ fields
     }
 
     /// The canary that fills the slack of the chunk with this header checksum.
@@ -104,18 +95,18 @@ pub(crate) struct Seal {
 }
 
 impl Seal {
-    /// The checksum of a live chunk's fields.
-    pub(crate) fn live(&self, address: usize, fields: u32) -> u32 {
+    /// The checksum of header fields at `address`.
+    pub(crate) fn checksum(&self, address: usize, fields: u32) -> u32 {
         #[cfg(target_arch = "x86_64")]
         if self.has_instruction {
-            return self.secrets.live::<Instruction>(address, fields);
+            return self.secrets.checksum::<Instruction>(address, fields);
         }
-        self.secrets.live::<Portable>(address, fields)
+        self.secrets.checksum::<Portable>(address, fields)
     }
 
     /// Writes the header of a slot that was never handed out, in front of a chunk that belongs to the caller.
     pub(crate) fn write_fresh(&self, address: usize) {
-        write(address, Header::seal(Fields::FRESH, self.secrets.free(Fields::FRESH.0)));
+        write(address, Header::seal(Fields::FRESH, self.checksum(address, Fields::FRESH.0)));
     }
 }
 
@@ -149,7 +140,7 @@ mod tests {
             let secrets = Secrets::draw(&mut random);
             let address = (random.u64() as usize) & 0x7fff_ffff_fff0;
             let fields = random.u32();
-            let sealed = secrets.live::<C>(address, fields);
+            let sealed = secrets.checksum::<C>(address, fields);
             let flip = |bit: u32| {
                 if bit < 47 {
                     (1_usize << bit, 0_u32, 0_u32)
@@ -163,7 +154,7 @@ mod tests {
                 for second in first..111 {
                     let (a1, f1, c1) = flip(first);
                     let (a2, f2, c2) = if first == second { (0, 0, 0) } else { flip(second) };
-                    let seen = secrets.live::<C>(address ^ a1 ^ a2, fields ^ f1 ^ f2);
+                    let seen = secrets.checksum::<C>(address ^ a1 ^ a2, fields ^ f1 ^ f2);
                     assert_ne!(seen, sealed ^ c1 ^ c2, "bits {first} and {second}");
                 }
             }
@@ -176,12 +167,12 @@ mod tests {
             let secrets = Secrets::draw(&mut random);
             let address = (random.u64() as usize) & 0x7fff_ffff_fff0;
             let (a, b, c) = (random.u32(), random.u32(), random.u32());
-            let forged = secrets.live::<C>(address, a) ^ secrets.live::<C>(address, b) ^ secrets.live::<C>(address, c);
-            assert_ne!(forged, secrets.live::<C>(address, a ^ b ^ c));
+            let forged = secrets.checksum::<C>(address, a) ^ secrets.checksum::<C>(address, b) ^ secrets.checksum::<C>(address, c);
+            assert_ne!(forged, secrets.checksum::<C>(address, a ^ b ^ c));
             // The same with addresses: the header of one chunk moved to another by the difference of two.
             let other = address ^ 0x40;
-            let moved = secrets.live::<C>(address, a) ^ secrets.live::<C>(other, a) ^ secrets.live::<C>(address, b);
-            assert_ne!(moved, secrets.live::<C>(other, b));
+            let moved = secrets.checksum::<C>(address, a) ^ secrets.checksum::<C>(other, a) ^ secrets.checksum::<C>(address, b);
+            assert_ne!(moved, secrets.checksum::<C>(other, b));
         }
     }
 
@@ -192,7 +183,7 @@ mod tests {
         let (a, b) = ((0x7000_0000_0010, 0x1234_5678), (0x7000_0000_0450, 0x9abc_def0));
         for _ in 0..20_000 {
             let secrets = Secrets::draw(&mut random);
-            equal += u32::from(secrets.live::<C>(a.0, a.1) == secrets.live::<C>(b.0, b.1));
+            equal += u32::from(secrets.checksum::<C>(a.0, a.1) == secrets.checksum::<C>(b.0, b.1));
         }
         assert_eq!(equal, 0);
     }

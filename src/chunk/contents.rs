@@ -253,6 +253,21 @@ unsafe fn is_zero_long(chunk: *const u8, bytes: usize) -> bool {
     unsafe { first_nonzero(chunk, bytes) }.is_none()
 }
 
+/// Whether the first and the last page of a slot that was never handed out since its slab got memory are zero, as far
+/// as they belong to it.
+///
+/// The pages between are its own, and nobody could write to them while the slab was released; reading them would
+/// fault each in twice. Those at the edges it shares with its neighbours, and they stay when a slab is released.
+///
+/// # Safety
+/// As for [`is_zero`].
+pub(crate) unsafe fn is_zero_at_edges(chunk: *const u8, bytes: usize) -> bool {
+    let front = (PAGE - chunk.addr() % PAGE).min(bytes);
+    let back = ((chunk.addr() + bytes) % PAGE).min(bytes - front);
+    // SAFETY: both pieces lie in the slot, and their lengths are multiples of 8.
+    unsafe { first_nonzero(chunk, front).is_none() && first_nonzero(chunk.add(bytes - back), back).is_none() }
+}
+
 /// Offset of the first byte that is not zero.
 ///
 /// # Safety

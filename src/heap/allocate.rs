@@ -76,14 +76,21 @@ impl Core {
             return false;
         }
         let old = checksum::read(chunk);
-        if old.checksum() != self.seal.secrets.free(old.fields().0) {
+        if old.checksum() != self.seal.secrets.checksum::<P::Crc>(chunk, old.fields().0) {
             return false;
         }
-        // A fresh slot of several pages is not read: that would fault every page in twice.
-        !P::write_after_free(&self.options)
-            || capacity > PAGE && old.fields() == Fields::FRESH
-            // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8.
-            || unsafe { contents::is_zero(core::ptr::with_exposed_provenance(chunk), capacity) }
+        if !P::write_after_free(&self.options) {
+            return true;
+        }
+        let memory = core::ptr::with_exposed_provenance(chunk);
+        // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8.
+        unsafe {
+            if capacity > PAGE && old.fields() == Fields::FRESH {
+                contents::is_zero_at_edges(memory, capacity)
+            } else {
+                contents::is_zero(memory, capacity)
+            }
+        }
     }
 
     /// Writes header and canaries, and makes the slot the program's.
@@ -98,7 +105,7 @@ impl Core {
     ) {
         let chunk = slot.chunk;
         let secrets = &self.seal.secrets;
-        let sum = secrets.live::<P::Crc>(chunk, fields.0);
+        let sum = secrets.checksum::<P::Crc>(chunk, fields.0);
         if P::canary(&self.options) {
             let memory = core::ptr::with_exposed_provenance_mut::<u8>(chunk);
             let word = secrets.canary(sum);
@@ -151,10 +158,10 @@ impl Core {
             if slot.state().load(Ordering::Relaxed) != mark {
                 return Err(not_owned(chunk, Operation::Allocate));
             }
-            if old.checksum() != self.seal.secrets.free(old.fields().0) {
-                return Err(self.damaged_free_header(chunk, capacity, old));
+            if old.checksum() != self.seal.checksum(chunk, old.fields().0) {
+                return Err(self.damaged_free_header(chunk, capacity, old, Operation::Allocate));
             }
-            return Err(written_after_free(chunk, capacity, old.fields()));
+            return Err(written_after_free(chunk, capacity, old.fields(), Operation::Allocate));
         }
         self.seal_for_program::<P>(false, slot, size, capacity, fields);
         Ok(())
@@ -187,7 +194,7 @@ impl Core {
         align_log2: u32,
         origin: Origin,
     ) -> Result<usize, Failure> {
-        if size == 0 && align_log2 <= MIN_ALIGN_LOG2 {
+        if size == 0 {
             self.refresh_randomness(cache);
             return Ok(self.zero_sized.lock().take(&self.arena, &mut cache.random, origin)?);
         }
@@ -228,6 +235,10 @@ impl Core {
             }
             let class = ClassId::for_fine_size(size);
             return self.allocate_in_class::<P>(cache, class, size, Fields::allocated(size, align_log2, origin));
+        }
+        if size == 0 {
+            // A mapping of its own, whose chunk is the start of the guard behind it: inaccessible, like all of no bytes.
+            return self.allocate_large(0, align_log2, origin);
         }
         if align_log2 <= MAX_ALIGN_LOG2 {
             let reach = size.saturating_add((1 << align_log2) - MIN_ALIGN);
@@ -274,11 +285,17 @@ impl Core {
 
     #[cold]
     #[inline(never)]
-    fn damaged_free_header(&self, chunk: usize, capacity: usize, seen: Header) -> Violation {
-        let expected = self.seal.secrets.free(seen.fields().0);
+    pub(crate) fn damaged_free_header(
+        &self,
+        chunk: usize,
+        capacity: usize,
+        seen: Header,
+        operation: Operation,
+    ) -> Violation {
+        let expected = self.seal.checksum(chunk, seen.fields().0);
         Violation::new(
             Kind::WriteAfterFree,
-            Operation::Allocate,
+            operation,
             chunk,
             "the header of a free slot was changed: a write after free, or past the end of the chunk in front",
         )
@@ -298,7 +315,7 @@ pub(crate) fn not_owned(chunk: usize, operation: Operation) -> Violation {
 
 #[cold]
 #[inline(never)]
-fn written_after_free(chunk: usize, capacity: usize, fields: Fields) -> Violation {
+pub(crate) fn written_after_free(chunk: usize, capacity: usize, fields: Fields, operation: Operation) -> Violation {
     let memory = core::ptr::with_exposed_provenance::<u8>(chunk);
     // SAFETY: the slot is the caller's and `capacity` bytes long.
     let offset = unsafe { contents::first_nonzero(memory, capacity) }.unwrap_or_default();
@@ -306,7 +323,7 @@ fn written_after_free(chunk: usize, capacity: usize, fields: Fields) -> Violatio
     let seen = unsafe { memory.add(offset & !7).cast::<u64>().read() };
     let violation = Violation::new(
         Kind::WriteAfterFree,
-        Operation::Allocate,
+        operation,
         chunk,
         "a freed slot is zeroed, and this one is not zero any more",
     );

@@ -1,7 +1,12 @@
 //! Verifying a whole heap, and giving back what it does not need.
 
 use super::core::Core;
-use crate::primary::region::{SlotIndex, state};
+use super::allocate::written_after_free;
+use crate::chunk::header::Fields;
+use crate::chunk::{checksum, contents};
+use crate::primary::region::{Region, SlotIndex, state};
+use crate::primary::slab::slots_log2;
+use crate::size_class::ClassId;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::sync::atomic::Ordering;
@@ -31,22 +36,48 @@ pub struct Stats {
 }
 
 impl Core {
-    /// Verifies header and canaries of every live chunk, and that free slots still have their header.
+    /// Verifies every live chunk, and that nobody wrote to the free slots: those in slabs, and those in the cache with
+    /// `mark`, whose thread is the caller. Slots in the caches of other threads may be changing and are left out.
     ///
     /// # Errors
     /// The first damage found.
-    pub(crate) fn check(&self) -> Result<(), Violation> {
+    pub(crate) fn check(&self, mark: u8) -> Result<(), Violation> {
         for (_, region) in self.arena.regions() {
             let Some(class) = region.size_class() else { continue };
-            for index in (0..region.frontier()).map(SlotIndex) {
-                if region.state(index).load(Ordering::Acquire) == state::LIVE {
-                    // A live chunk that another thread frees at this moment must not take its slab along.
-                    let _keeps_slabs = self.class(class).lock();
-                    self.verify_slot(region, index, class, Operation::Check)?;
+            let slots = 1 << slots_log2(class);
+            for first in (0..region.frontier()).step_by(slots) {
+                // Whoever holds the class lock keeps its slabs from being released.
+                let _keeps_slabs = self.class(class).lock();
+                for index in (first..first + slots as u32).map(SlotIndex) {
+                    match region.state(index).load(Ordering::Acquire) {
+                        state::LIVE => self.verify_slot(region, index, class, Operation::Check)?,
+                        state::FREE | state::SEALED => self.check_free(region, index, class)?,
+                        owner if owner == mark => self.check_free(region, index, class)?,
+                        _ => {}
+                    }
                 }
             }
         }
         self.secondary.check(self.large_ground())
+    }
+
+    /// Verifies a free slot that nobody else may be changing.
+    fn check_free(&self, region: &Region, index: SlotIndex, class: ClassId) -> Result<(), Violation> {
+        let chunk = region.chunk(index, class.stride());
+        let header = checksum::read(chunk);
+        let expected = self.seal.checksum(chunk, header.fields().0);
+        if header.checksum() != expected || header.fields().is_allocated() {
+            return Err(self.damaged_free_header(chunk, class.capacity(), header, Operation::Check));
+        }
+        if !self.options.write_after_free || header.fields() == Fields::FRESH {
+            return Ok(());
+        }
+        let memory = core::ptr::with_exposed_provenance(chunk);
+        // SAFETY: the slot has memory behind it: its slab is kept by the class lock, or by a slot that is out.
+        if unsafe { contents::first_nonzero(memory, class.capacity()) }.is_some() {
+            return Err(written_after_free(chunk, class.capacity(), header.fields(), Operation::Check));
+        }
+        Ok(())
     }
 
     /// Counts what the heap holds, by walking it.

@@ -88,7 +88,7 @@ impl Core {
         let secrets = &self.seal.secrets;
         let header = checksum::read(chunk);
         let fields = header.fields();
-        if header.checksum() != secrets.live::<P::Crc>(chunk, fields.0) || (fields.0 ^ demand.value) & demand.mask != 0
+        if header.checksum() != secrets.checksum::<P::Crc>(chunk, fields.0) || (fields.0 ^ demand.value) & demand.mask != 0
         {
             return Freed::Unusual;
         }
@@ -116,7 +116,7 @@ impl Core {
             }
         }
         if P::neighbours(&self.options) {
-            if self.check_neighbours::<P::Crc>(region, slot.index, class, chunk, fields).is_err() {
+            if self.check_neighbours(region, slot.index, class, chunk, fields).is_err() {
                 return Freed::Unusual;
             }
         } else if P::canary(&self.options)
@@ -150,9 +150,9 @@ impl Core {
             Located::Small(small) => {
                 let Small { region, class, slot, start, fields } = small;
                 if P::neighbours(&self.options) {
-                    self.check_neighbours::<P::Crc>(region, slot.index, class, start, fields)?;
+                    self.check_neighbours(region, slot.index, class, start, fields)?;
                 } else if P::canary(&self.options) && small.end() == class.capacity() {
-                    self.check_next_header::<P::Crc>(region, slot.index, class, start, fields)?;
+                    self.check_next_header(region, slot.index, class, start, fields, Operation::Free)?;
                 }
                 if !self.wipe::<P>(slot.state, cache.mark, start, class.capacity(), fields) {
                     return Err(not_owned(chunk, Operation::Free));
@@ -189,7 +189,7 @@ impl Core {
             unsafe { contents::zero(core::ptr::with_exposed_provenance_mut(start), capacity) };
         }
         let freed = fields.freed();
-        checksum::write(start, Header::seal(freed, self.seal.secrets.free(freed.0)));
+        checksum::write(start, Header::seal(freed, self.seal.secrets.checksum::<P::Crc>(start, freed.0)));
         true
     }
 

@@ -167,10 +167,11 @@ impl Core {
             state::LIVE | state::RESIZING => {}
             state::UNSEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
             // Freed at least once, or lying ready for the first time.
+            state::SEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
             _ => {
                 let header = checksum::read(start);
                 let fields = header.fields();
-                let known = self.seal.secrets.free(fields.0) == header.checksum();
+                let known = self.seal.checksum(start, fields.0) == header.checksum() && !fields.is_allocated();
                 return Err(match fields.origin() {
                     Some(origin) if known && over_aligned(start, fields) == chunk => {
                         Violation::new(Kind::Freed, operation, chunk, "the chunk was given back before")
@@ -190,7 +191,7 @@ impl Core {
         }
         let header = checksum::read(start);
         let fields = header.fields();
-        let expected = self.seal.live(start, fields.0);
+        let expected = self.seal.checksum(start, fields.0);
         if header.checksum() != expected || !fields.is_allocated() {
             if slot.state.load(Ordering::Acquire) != state::LIVE {
                 // Another thread has given it back in this instant.
@@ -212,8 +213,18 @@ impl Core {
             );
         }
         let small = Small { region, class, slot, start, fields };
-        self.verify_canaries(&small, header, operation)?;
-        Ok(small)
+        match self.verify_canaries(&small, header, operation) {
+            Ok(()) => Ok(small),
+            // Another thread has given the chunk back in this instant, and wiped it.
+            Err(_) if slot.state.load(Ordering::Acquire) != state::LIVE => Err(Violation::new(
+                Kind::DoubleFree,
+                operation,
+                chunk,
+                "two threads gave the chunk back at the same time",
+            )
+            .chunk(fields.size(), fields.origin())),
+            Err(damaged) => Err(damaged),
+        }
     }
 
     /// Compares the canaries of a chunk whose header was verified.

@@ -23,12 +23,7 @@ impl Core {
     /// Whether a slot's header is one of ours, in whatever state.
     #[inline(always)]
     fn is_sealed<C: Crc>(&self, chunk: usize, header: Header) -> bool {
-        let (fields, secrets) = (header.fields(), &self.seal.secrets);
-        if fields.is_allocated() {
-            secrets.live::<C>(chunk, fields.0) == header.checksum()
-        } else {
-            secrets.free(fields.0) == header.checksum()
-        }
+        self.seal.secrets.checksum::<C>(chunk, header.fields().0) == header.checksum()
     }
 
     /// Whether the slot behind a chunk has a header of ours; a blank one does not count.
@@ -39,43 +34,23 @@ impl Core {
     }
 
     /// Verifies the header behind a chunk that fills its slot: the first bytes that an overflow hits.
-    pub(crate) fn check_next_header<C: Crc>(
+    pub(crate) fn check_next_header(
         &self,
         region: &Region,
         index: SlotIndex,
         class: ClassId,
         start: usize,
         fields: Fields,
-    ) -> Result<(), Violation> {
-        let next = start + class.stride();
-        if self.is_sealed::<C>(next, checksum::read(next)) {
-            return Ok(());
-        }
-        self.next_header_differs(region, index, class, start, fields)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn next_header_differs(
-        &self,
-        region: &Region,
-        index: SlotIndex,
-        class: ClassId,
-        start: usize,
-        fields: Fields,
+        operation: Operation,
     ) -> Result<(), Violation> {
         let next = start + class.stride();
         let mut header = checksum::read(next);
         for look in 0..LOOKS {
             header = checksum::read(next);
-            let sealed = if fields.is_allocated() && header.fields().is_allocated() {
-                self.seal.live(next, header.fields().0) == header.checksum()
-            } else {
-                self.seal.secrets.free(header.fields().0) == header.checksum()
-            };
+            let sealed = self.seal.checksum(next, header.fields().0) == header.checksum();
             // The pages of released and of never used slots are zero.
-            let blank =
-                header.0 == 0 && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
+            let blank = header.0 == 0
+                && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
             if sealed || blank {
                 return Ok(());
             }
@@ -84,21 +59,16 @@ impl Core {
             }
         }
         let chunk = over_aligned(start, fields);
-        let expected = self.seal.live(next, header.fields().0);
-        Err(Violation::new(
-            Kind::Overflow,
-            Operation::Free,
-            chunk,
-            "the header of the slot behind the chunk was changed",
-        )
-        .chunk(fields.size(), fields.origin())
-        .values(Header::seal(header.fields(), expected).0, header.0)
-        .at((next - crate::size_class::HEADER).wrapping_sub(chunk) as isize))
+        let expected = self.seal.checksum(next, header.fields().0);
+        Err(Violation::new(Kind::Overflow, operation, chunk, "the header of the slot behind the chunk was changed")
+            .chunk(fields.size(), fields.origin())
+            .values(Header::seal(header.fields(), expected).0, header.0)
+            .at((next - crate::size_class::HEADER).wrapping_sub(chunk) as isize))
     }
 
     /// Verifies both neighbours: the header behind in any case, and header and canaries of those that are live.
     #[inline(never)]
-    pub(crate) fn check_neighbours<C: Crc>(
+    pub(crate) fn check_neighbours(
         &self,
         region: &Region,
         index: SlotIndex,
@@ -106,7 +76,7 @@ impl Core {
         start: usize,
         fields: Fields,
     ) -> Result<(), Violation> {
-        self.check_next_header::<C>(region, index, class, start, fields)?;
+        self.check_next_header(region, index, class, start, fields, Operation::Free)?;
         if let Some(before) = index.0.checked_sub(1) {
             self.check_neighbour(region, SlotIndex(before), index, class)?;
         }
@@ -173,10 +143,15 @@ impl Core {
     ) -> Result<(), Violation> {
         let header = checksum::read(start);
         let fields = header.fields();
-        let expected = self.seal.live(start, fields.0);
+        let expected = self.seal.checksum(start, fields.0);
         if !fields.is_allocated() || header.checksum() != expected {
             return Err(super::locate::corrupted(start, class, header, expected, operation));
         }
-        self.verify_canaries(&Small { region, class, slot, start, fields }, header, operation)
+        let small = Small { region, class, slot, start, fields };
+        self.verify_canaries(&small, header, operation)?;
+        if small.end() == class.capacity() {
+            self.check_next_header(region, slot.index, class, start, fields, operation)?;
+        }
+        Ok(())
     }
 }

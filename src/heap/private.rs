@@ -164,8 +164,7 @@ impl Heap {
     /// # Errors
     /// The first damage found.
     pub fn check(&self) -> Result<(), Violation> {
-        let _still = self.cache.lock();
-        self.core().check()
+        self.with_cache(|core, cache| core.check(cache.mark))
     }
 
     /// Gives free memory back to the system.

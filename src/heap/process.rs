@@ -195,7 +195,7 @@ pub(crate) fn object_size(chunk: usize) -> Option<usize> {
 
 /// Verifies everything.
 pub(crate) fn check() -> Result<(), Violation> {
-    heap(&Options::DEFAULT).check()
+    with_slow_cache(&Options::DEFAULT, |core, cache| core.check(cache.mark))
 }
 
 /// Counts what the heap holds.

@@ -66,7 +66,7 @@ impl Core {
         let old = small.fields;
         let Some(origin) = old.origin() else { return Ok(()) };
         let fields = Fields::allocated(size, old.align_log2(), origin);
-        let sum = self.seal.live(small.start, fields.0);
+        let sum = self.seal.checksum(small.start, fields.0);
         // Neighbours that verify this chunk at this moment must not take it for damaged.
         small.slot.state.store(state::RESIZING, Ordering::Release);
         let memory = core::ptr::with_exposed_provenance_mut::<u8>(small.start);

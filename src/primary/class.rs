@@ -292,6 +292,7 @@ impl Class {
         if region.state(next).load(Ordering::Relaxed) == state::UNSEALED {
             // An unsealed slot belongs to the holder of the class lock: to us.
             ground.seal.write_fresh(chunk + self.id.stride());
+            region.state(next).store(state::SEALED, Ordering::Relaxed);
         }
         OwnedSlot::new(chunk, slot)
     }

@@ -15,7 +15,7 @@ pub(crate) struct SlotIndex(pub(crate) u32);
 
 /// State byte of a slot, out of band: the truth about liveness.
 ///
-/// Who may write it: the owner of the slot. Ownership passes with the byte: `UNSEALED` and `FREE` slots belong to
+/// Who may write it: the owner of the slot. Ownership passes with the byte: `UNSEALED`, `SEALED` and `FREE` slots belong to
 /// the holder of the class lock, marked ones to the thread cache with that mark, `LIVE` ones to the
 /// program, and so to whichever thread gives them back.
 pub(crate) mod state {
@@ -25,6 +25,8 @@ pub(crate) mod state {
     pub(crate) const LIVE: u8 = 1;
     /// In a slab, freed before.
     pub(crate) const FREE: u8 = 2;
+    /// In a slab, never handed out, but its header was written because the slot in front of it was.
+    pub(crate) const SEALED: u8 = 4;
     /// In the program's hands, its header being rewritten by `realloc`.
     pub(crate) const RESIZING: u8 = 3;
     /// The first mark of a thread cache; [`SHARED_MARK`] is the last.

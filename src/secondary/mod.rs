@@ -409,7 +409,7 @@ impl Secondary {
 
 fn header_of(seal: &Seal, entry: &Entry) -> Header {
     let fields = Fields::allocated(entry.size, u32::from(entry.align_log2.min(15)), entry.origin);
-    Header::seal(fields, seal.live(entry.chunk, fields.0))
+    Header::seal(fields, seal.checksum(entry.chunk, fields.0))
 }
 
 /// Writes header and canaries around a chunk.

@@ -1,0 +1,72 @@
+//! Instructions per malloc+free pair, counted by callgrind, which leaves malloc alone. Two runs of
+//! different length are subtracted, so that the start of the process cancels out. An allocator that
+//! does not run under valgrind is stepped through one instruction at a time instead: a few thousand
+//! pairs at most, for each step is a signal.
+
+use std::process::Command;
+
+use crate::measure;
+use crate::peers::Allocator;
+use crate::places::Places;
+
+const SHORT: u64 = 20_000;
+const LONG: u64 = 120_000;
+const STEPPED: u64 = 1_000;
+
+/// Prints the counts, for a common small size and two others.
+pub fn run(places: &Places, allocators: &[Allocator]) -> Result<(), String> {
+    const SIZES: [u64; 3] = [16, 64, 1024];
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        return Err("there is no valgrind".into());
+    }
+    println!("\ninstructions per malloc+free pair (* by stepping)\n");
+    println!("| allocator | 16 bytes | 64 bytes | 1024 bytes |\n|---|---:|---:|---:|");
+    for allocator in allocators {
+        let cells = SIZES.map(|size| match per_pair(places, allocator, size) {
+            Ok(count) => count,
+            Err(reason) => format!("failed: {reason}"),
+        });
+        println!("| {} | {} |", allocator.name, cells.join(" | "));
+    }
+    Ok(())
+}
+
+/// The count, with a star if it comes from stepping.
+fn per_pair(places: &Places, allocator: &Allocator, size: u64) -> Result<String, String> {
+    let counted = |pairs| count(places, allocator, pairs, size);
+    let by_callgrind = counted(SHORT).and_then(|short| Ok((short, counted(LONG)?)));
+    match by_callgrind {
+        Ok((short, long)) if long > short => Ok(format!("{:.1}", (long - short) as f64 / (LONG - SHORT) as f64)),
+        _ => {
+            let program = places.program("step").display().to_string();
+            let words = [program, STEPPED.to_string(), size.to_string()];
+            let usage = measure::start(places, allocator, &words, &[], 600)?.finish()?;
+            let steps = usage.printed.get("instructions_per_pair").ok_or("nothing printed")?;
+            Ok(format!("{steps:.1}*"))
+        }
+    }
+}
+
+fn count(places: &Places, allocator: &Allocator, pairs: u64, size: u64) -> Result<u64, String> {
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(places.program("pair"))
+        .args([pairs.to_string(), size.to_string()]);
+    // valgrind puts its own preload in front of this one and passes both on to the program.
+    if let Some(library) = &allocator.library {
+        command.env("LD_PRELOAD", library);
+    }
+    if let Some(options) = &allocator.options {
+        command.env("TESTUDO_OPTIONS", options);
+    }
+    let output = command.output().map_err(|error| error.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+    match collected {
+        Some((_, count)) if output.status.success() => {
+            count.trim().parse().map_err(|_| format!("callgrind said {count:?}"))
+        }
+        _ => Err("does not run under valgrind".into()),
+    }
+}

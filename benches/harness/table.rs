@@ -1,0 +1,223 @@
+//! The tables: each allocator's time and peak memory as ratios to glibc's.
+//!
+//! A ratio is taken inside one round, then the median over the rounds with the smallest and the
+//! largest: what slows the machine for a minute slows both sides of the ratio.
+
+use std::fmt::Write as _;
+
+use crate::measure::Usage;
+use crate::picture;
+use crate::places::Places;
+use crate::results::Report;
+use crate::workloads::Group;
+
+/// The allocator that the others are compared with.
+const BASE: &str = "glibc";
+/// Below this, memory is mostly the program's own image: such workloads stay out of the mean.
+const LARGE_KIB: f64 = 10.0 * 1024.0;
+
+/// Median, smallest and largest ratio.
+#[derive(Clone, Copy, Debug)]
+pub struct Ratio {
+    pub median: f64,
+    pub least: f64,
+    pub most: f64,
+}
+
+/// One row: a workload and a cell for each allocator.
+pub struct Row {
+    pub name: String,
+    /// glibc's own median, in the unit of the table.
+    pub base: f64,
+    pub cells: Vec<Option<Ratio>>,
+    pub group: Group,
+    pub in_mean: bool,
+}
+
+/// One quantity over all workloads and allocators.
+pub struct Table {
+    pub title: &'static str,
+    pub unit: &'static str,
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    /// An allocator's geometric mean over the rows it has of a group, or of all, and how many
+    /// those are.
+    pub fn mean(&self, column: usize, group: Option<Group>) -> Option<(f64, usize)> {
+        let logarithms: Vec<f64> =
+            self.counted(group).filter_map(|row| row.cells[column]).map(|ratio| ratio.median.ln()).collect();
+        let count = logarithms.len();
+        (count > 0).then(|| ((logarithms.iter().sum::<f64>() / count as f64).exp(), count))
+    }
+
+    fn counted(&self, group: Option<Group>) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.in_mean && group.is_none_or(|group| row.group == group))
+    }
+}
+
+/// Prints the last results, writes them as Markdown and draws the picture.
+pub fn from_file(places: &Places) -> Result<(), String> {
+    let report = Report::load(places)?;
+    let timed = |name: &str| report.workloads.iter().any(|workload| workload.name == name && workload.timed);
+    let time = compute(&report, "wall time", "s", &|usage| usage.wall, &timed, &|_| true);
+    let processor = compute(&report, "processor time", "s", &|usage| usage.user + usage.system, &timed, &|_| true);
+    let memory =
+        compute(&report, "peak resident memory", "MiB", &|usage| usage.peak_kib as f64 / 1024.0, &|_| true, &|base| {
+            base >= LARGE_KIB / 1024.0
+        });
+    let mut text = format!(
+        "{}; {} rounds{}; ratios to glibc: median (least–most); in the column of glibc its own median\n",
+        report.machine,
+        report.rounds(),
+        if report.quick { ", quick" } else { "" }
+    );
+    for table in [&time, &processor, &memory] {
+        text += &markdown(&report, table);
+    }
+    text += &printed_numbers(&report);
+    text += &failures(&report);
+    println!("\n{text}");
+    let markdown_file = places.out.join("results.md");
+    std::fs::write(&markdown_file, &text).map_err(|error| error.to_string())?;
+    let picture_file = places.out.join("results.svg");
+    picture::draw(&picture_file, &report.allocators, &[time, memory])?;
+    println!("written: {}, {}, results.json", markdown_file.display(), picture_file.display());
+    Ok(())
+}
+
+fn compute(
+    report: &Report,
+    title: &'static str,
+    unit: &'static str,
+    quantity: &dyn Fn(&Usage) -> f64,
+    belongs: &dyn Fn(&str) -> bool,
+    in_mean: &dyn Fn(f64) -> bool,
+) -> Table {
+    let rows: Vec<Row> = report
+        .workloads
+        .iter()
+        .filter(|workload| belongs(&workload.name))
+        .map(|workload| {
+            let name = &workload.name;
+            let of = |allocator: &str, round| report.usage(name, allocator, round).map(quantity);
+            let mut bases: Vec<f64> = (0..report.rounds()).filter_map(|round| of(BASE, round)).collect();
+            let base = median(&mut bases).unwrap_or(f64::NAN);
+            let cells = report
+                .allocators
+                .iter()
+                .map(|allocator| {
+                    let mut ratios: Vec<f64> = (0..report.rounds())
+                        .filter_map(|round| Some(of(allocator, round)? / of(BASE, round)?.max(1e-9)))
+                        .collect();
+                    let median = median(&mut ratios)?;
+                    Some(Ratio { median, least: *ratios.first()?, most: *ratios.last()? })
+                })
+                .collect();
+            Row { name: name.clone(), base, cells, group: workload.group, in_mean: in_mean(base) }
+        })
+        .collect();
+    Table { title, unit, rows }
+}
+
+/// Sorts, and takes the middle one; of an even number the mean of the two in the middle, for the
+/// lower alone would flatter and the upper alone slander.
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[(values.len() - 1) / 2];
+    Some((lower + upper) / 2.0)
+}
+
+fn markdown(report: &Report, table: &Table) -> String {
+    let mut text = format!("\n**{}**\n\n| workload |", table.title);
+    for allocator in &report.allocators {
+        let _ = write!(text, " {allocator} |");
+    }
+    let _ = write!(text, "\n|---|{}\n", "---:|".repeat(report.allocators.len()));
+    for row in &table.rows {
+        let _ = write!(text, "| {} |", row.name);
+        for (allocator, cell) in report.allocators.iter().zip(&row.cells) {
+            let _ = match cell {
+                Some(_) if allocator == BASE => write!(text, " {:.3} {} |", row.base, table.unit),
+                Some(ratio) => {
+                    write!(text, " {:.2} ({:.2}–{:.2}) |", ratio.median, ratio.least, ratio.most)
+                }
+                None => write!(text, " failed |"),
+            };
+        }
+        text.push('\n');
+    }
+    for group in Group::ALL.map(Some).into_iter().chain([None]) {
+        let counted = table.counted(group).count();
+        if counted == 0 {
+            continue;
+        }
+        let name = group.map_or("all", Group::name);
+        let _ = write!(text, "| **geometric mean, {name} ({counted})** |");
+        for column in 0..report.allocators.len() {
+            let _ = match table.mean(column, group) {
+                Some((mean, count)) if count == counted => write!(text, " **{mean:.3}** |"),
+                Some((mean, count)) => write!(text, " {mean:.3} of {count} |"),
+                None => write!(text, " – |"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What the programs themselves printed about their work: medians.
+fn printed_numbers(report: &Report) -> String {
+    let mut text = String::new();
+    for workload in report.workloads.iter().map(|workload| &workload.name) {
+        let mut names: Vec<&String> = report
+            .runs
+            .iter()
+            .filter(|run| &run.workload == workload)
+            .filter_map(|run| run.outcome.as_ref().ok())
+            .flat_map(|usage| usage.printed.keys())
+            .filter(|name| *name != "checksum")
+            .collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let _ = write!(text, "| {workload}: {} |", name.replace('_', " "));
+            for allocator in &report.allocators {
+                let mut values: Vec<f64> = (0..report.rounds())
+                    .filter_map(|round| report.usage(workload, allocator, round)?.printed.get(name).copied())
+                    .collect();
+                let _ = match median(&mut values) {
+                    Some(value) if value >= 1000.0 => write!(text, " {value:.0} |"),
+                    Some(value) => write!(text, " {value:.3} |"),
+                    None => write!(text, " failed |"),
+                };
+            }
+            text.push('\n');
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    let heads = report.allocators.join(" | ");
+    let rule = "---:|".repeat(report.allocators.len());
+    format!("\n**what the programs print, medians**\n\n| number | {heads} |\n|---|{rule}\n{text}")
+}
+
+fn failures(report: &Report) -> String {
+    let mut failed: Vec<(String, usize)> = Vec::new();
+    for run in &report.runs {
+        if let Err(reason) = &run.outcome {
+            let line = format!("{} under {}: {reason}", run.workload, run.allocator);
+            match failed.iter_mut().find(|(other, _)| *other == line) {
+                Some((_, times)) => *times += 1,
+                None => failed.push((line, 1)),
+            }
+        }
+    }
+    if failed.is_empty() {
+        return String::new();
+    }
+    let lines = failed.iter().map(|(line, times)| format!("- {line} ({times} ×)\n"));
+    format!("\n**failed**\n\n{}", lines.collect::<String>())
+}

@@ -1,0 +1,1 @@
+//! Empty: this package exists to name the crates whose sources are fetched.
