@@ -27,6 +27,11 @@ impl Budget {
         Ok(())
     }
 
+    /// Whether `bytes` more would be within the limit.
+    pub(crate) fn allows(&self, bytes: usize) -> bool {
+        self.used().saturating_add(bytes) <= self.limit
+    }
+
     /// Gives `bytes` back.
     pub(crate) fn refund(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);

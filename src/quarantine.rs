@@ -17,7 +17,8 @@ pub(crate) const PLACES: usize = 32;
 /// The most slots that leave at one turn: those that the ring shrinks by, and one for the new slot.
 pub(crate) const MOST_AT_ONCE: usize = PLACES / 4 + 1;
 
-/// Slots of one class that were freed by one thread, oldest first.
+/// Slots of one class that were freed by one thread: a ring, oldest first, or, where order is worth nothing, a
+/// random-replacement array.
 pub(crate) struct Ring {
     /// Next place to exchange; the oldest chunk is there when the ring is full.
     hand: u16,
@@ -26,7 +27,9 @@ pub(crate) struct Ring {
     /// Places that may be used at this turn.
     limit: u16,
     /// Places that may be used at most, for the class.
-    most: u16,
+    most: u8,
+    /// Whether the slot that leaves is chosen at random: for slots so long that no prefetcher minds.
+    scattered: bool,
 }
 
 /// Places of a ring; they lie apart, so that a ring that is not used costs no memory.
@@ -42,8 +45,8 @@ pub(crate) enum Pushed {
 }
 
 impl Ring {
-    pub(crate) const fn new(most: u16) -> Self {
-        Self { hand: 0, length: 0, limit: 0, most }
+    pub(crate) const fn new(most: u8, scattered: bool) -> Self {
+        Self { hand: 0, length: 0, limit: 0, most, scattered }
     }
 
     /// Exchanges a freed chunk for the oldest one, unless the ring is at its turn or not full.
@@ -82,9 +85,12 @@ impl Ring {
             self.hand = self.length;
             return 1;
         }
+        if self.scattered && self.length > 0 {
+            return self.replace_at_random(slots, slot, random, leave);
+        }
         // Three quarters to all of the places: the delay changes by a quarter from turn to turn.
         let spread = u32::from(self.most) / 4 + 1;
-        self.limit = self.most - random.below(spread) as u16;
+        self.limit = u16::from(self.most) - random.below(spread) as u16;
         let before = self.length;
         // The oldest leave; they stand at the front when the hand is at the end.
         let surplus = usize::from(before.saturating_sub(self.limit));
@@ -107,6 +113,23 @@ impl Ring {
             Pushed::AtTurn => leave(slot),
         }
         grown
+    }
+
+    /// Exchanges a slot for any one in the array. The hand stays at the end, so that every slot comes here.
+    fn replace_at_random(
+        &mut self,
+        slots: &mut RingSlots,
+        slot: OwnedSlot,
+        random: &mut Random,
+        mut leave: impl FnMut(OwnedSlot),
+    ) -> i32 {
+        self.limit = u16::from(self.most);
+        self.hand = self.length;
+        let which = random.below(u32::from(self.length)) as usize;
+        if let Some(place) = slots.get_mut(which) {
+            leave(core::mem::replace(place, slot));
+        }
+        0
     }
 
     /// Empties the ring through `leave`; returns how many chunks left.
@@ -153,9 +176,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_chunk_is_lost_or_doubled_and_growth_is_counted(most in 0_u16..=32, seed: u64, rooms: Vec<bool>) {
+        fn no_chunk_is_lost_or_doubled_and_growth_is_counted(most in 0_u8..=32, scattered: bool, seed: u64, rooms: Vec<bool>) {
             let mut random = Random::from_number(seed);
-            let mut ring = (Ring::new(most), [OwnedSlot::NONE; PLACES]);
+            let mut ring = (Ring::new(most, scattered), [OwnedSlot::NONE; PLACES]);
             let (mut inside, mut length) = (std::collections::BTreeSet::new(), 0);
             for (number, room) in rooms.into_iter().enumerate() {
                 inside.insert(number + 1);
@@ -166,7 +189,7 @@ mod tests {
                 length += grown;
                 prop_assert_eq!(i32::from(ring.0.length()), length);
                 prop_assert_eq!(inside.len(), usize::from(ring.0.length()));
-                prop_assert!(ring.0.length() <= most);
+                prop_assert!(ring.0.length() <= u16::from(most));
             }
             let mut rest = Vec::new();
             ring.0.drain(&ring.1, |slot| rest.push(slot.chunk));
@@ -177,7 +200,7 @@ mod tests {
         #[test]
         fn a_chunk_stays_for_at_least_half_the_places_once_the_ring_is_full(seed: u64) {
             let mut random = Random::from_number(seed);
-            let mut ring = (Ring::new(32), [OwnedSlot::NONE; PLACES]);
+            let mut ring = (Ring::new(32, false), [OwnedSlot::NONE; PLACES]);
             for number in 1..5000 {
                 for old in push(&mut ring, number, true, &mut random).0 {
                     prop_assert!(number - old >= 16 || number < 64, "{old} left at {number}");
@@ -187,9 +210,22 @@ mod tests {
     }
 
     #[test]
+    fn a_scattered_ring_has_delays_of_all_lengths() {
+        let mut random = Random::from_number(2);
+        let mut ring = (Ring::new(8, true), [OwnedSlot::NONE; PLACES]);
+        let mut delays = std::collections::BTreeSet::new();
+        for number in 1..5000 {
+            for old in push(&mut ring, number, true, &mut random).0 {
+                delays.insert(number - old);
+            }
+        }
+        assert!((1..20).all(|delay| delays.contains(&delay)), "{delays:?}");
+    }
+
+    #[test]
     fn the_delay_varies() {
         let mut random = Random::from_number(1);
-        let mut ring = (Ring::new(32), [OwnedSlot::NONE; PLACES]);
+        let mut ring = (Ring::new(32, false), [OwnedSlot::NONE; PLACES]);
         let mut delays = std::collections::BTreeSet::new();
         for number in 1..5000 {
             for old in push(&mut ring, number, true, &mut random).0 {

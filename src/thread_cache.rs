@@ -10,7 +10,7 @@ use crate::primary::region::OwnedSlot;
 use crate::protections::Set;
 use crate::quarantine::{self, Ring, RingSlots};
 use crate::random::Random;
-use crate::size_class::{CLASSES, ClassId};
+use crate::size_class::{CLASSES, ClassId, FINE_MAX, HEADER};
 
 /// Places for ready slots of one class.
 pub(crate) const READY: usize = 64;
@@ -106,11 +106,15 @@ impl Bin {
     fn new(class: ClassId, quarantine_bytes: usize, ready_bytes: usize) -> Self {
         let stride = class.stride();
         let ready = (ready_bytes / stride).clamp(2, READY) as u16;
-        // A class may have a 64th of the thread's quarantine, and four places even if that is less: what waits there is pushed
+        // A class may have a 64th of the thread's quarantine, and eight places even if that is less: what waits there is pushed
         // out of the caches by what lives.
-        let places = (quarantine_bytes / 64 / stride).clamp(4, quarantine::PLACES) as u16;
+        let places = (quarantine_bytes / 64 / stride).clamp(8, quarantine::PLACES) as u8;
         let places = if quarantine_bytes == 0 { 0 } else { places };
-        Self { capacity: class.capacity() as u32, ready: Ready::new(ready), ring: Ring::new(places) }
+        Self {
+            capacity: class.capacity() as u32,
+            ready: Ready::new(ready),
+            ring: Ring::new(places, stride > FINE_MAX + HEADER),
+        }
     }
 }
 

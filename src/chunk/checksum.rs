@@ -167,11 +167,14 @@ mod tests {
             let secrets = Secrets::draw(&mut random);
             let address = (random.u64() as usize) & 0x7fff_ffff_fff0;
             let (a, b, c) = (random.u32(), random.u32(), random.u32());
-            let forged = secrets.checksum::<C>(address, a) ^ secrets.checksum::<C>(address, b) ^ secrets.checksum::<C>(address, c);
+            let forged = secrets.checksum::<C>(address, a)
+                ^ secrets.checksum::<C>(address, b)
+                ^ secrets.checksum::<C>(address, c);
             assert_ne!(forged, secrets.checksum::<C>(address, a ^ b ^ c));
             // The same with addresses: the header of one chunk moved to another by the difference of two.
             let other = address ^ 0x40;
-            let moved = secrets.checksum::<C>(address, a) ^ secrets.checksum::<C>(other, a) ^ secrets.checksum::<C>(address, b);
+            let moved =
+                secrets.checksum::<C>(address, a) ^ secrets.checksum::<C>(other, a) ^ secrets.checksum::<C>(address, b);
             assert_ne!(moved, secrets.checksum::<C>(other, b));
         }
     }

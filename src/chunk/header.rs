@@ -119,6 +119,13 @@ impl Fields {
         Origin::from_bits((self.0 >> 4) & 7)
     }
 
+    /// Whether the lowest byte is one that some header has.
+    pub(crate) const fn has_valid_marker(self) -> bool {
+        self.is_allocated() && self.origin().is_some()
+            || self.0 & 0x8f == 0x80 | (State::Freed as u32) << 1
+            || self.0 & 0xff == Self::FRESH.0
+    }
+
     /// Whether the state bits say allocated and the fixed bits are in order.
     #[inline(always)]
     pub(crate) const fn is_allocated(self) -> bool {

@@ -1,7 +1,7 @@
 //! Verifying a whole heap, and giving back what it does not need.
 
-use super::core::Core;
 use super::allocate::written_after_free;
+use super::core::Core;
 use crate::chunk::header::Fields;
 use crate::chunk::{checksum, contents};
 use crate::primary::region::{Region, SlotIndex, state};

@@ -88,7 +88,8 @@ impl Core {
         let secrets = &self.seal.secrets;
         let header = checksum::read(chunk);
         let fields = header.fields();
-        if header.checksum() != secrets.checksum::<P::Crc>(chunk, fields.0) || (fields.0 ^ demand.value) & demand.mask != 0
+        if header.checksum() != secrets.checksum::<P::Crc>(chunk, fields.0)
+            || (fields.0 ^ demand.value) & demand.mask != 0
         {
             return Freed::Unusual;
         }
@@ -159,17 +160,10 @@ impl Core {
                 }
                 self.quarantine(cache, class, OwnedSlot::new(start, slot.state))
             }
-            Located::ZeroSized(region, _) => {
-                self.zero_sized.lock().give_back(region, chunk);
-                Ok(())
-            }
-            Located::Large(_) => {
-                if self.secondary.release(self.large_ground(), chunk) {
-                    Ok(())
-                } else {
-                    Err(not_owned(chunk, Operation::Free))
-                }
-            }
+            Located::ZeroSized(region, _) if self.zero_sized.lock().give_back(region, chunk) => Ok(()),
+            Located::Large(_) if self.secondary.release(self.large_ground(), chunk) => Ok(()),
+            // Another thread has given it back since it was found.
+            Located::ZeroSized(..) | Located::Large(_) => Err(not_owned(chunk, Operation::Free)),
         }
     }
 

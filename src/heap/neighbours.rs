@@ -49,8 +49,8 @@ impl Core {
             header = checksum::read(next);
             let sealed = self.seal.checksum(next, header.fields().0) == header.checksum();
             // The pages of released and of never used slots are zero.
-            let blank = header.0 == 0
-                && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
+            let blank =
+                header.0 == 0 && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
             if sealed || blank {
                 return Ok(());
             }
@@ -60,6 +60,11 @@ impl Core {
         }
         let chunk = over_aligned(start, fields);
         let expected = self.seal.checksum(next, header.fields().0);
+        if operation == Operation::Check && header.fields().has_valid_marker() {
+            // An overflow from below hits the lowest byte first, and that is in order: so the damage came from above, by an
+            // underflow of the chunk behind.
+            return Err(super::locate::corrupted(next, class, header, expected, operation));
+        }
         Err(Violation::new(Kind::Overflow, operation, chunk, "the header of the slot behind the chunk was changed")
             .chunk(fields.size(), fields.origin())
             .values(Header::seal(header.fields(), expected).0, header.0)

@@ -86,6 +86,8 @@ pub struct Options {
     pub check_at_exit: bool,
     /// Choose slots at random.
     pub randomize: bool,
+    /// Neighbouring slots that are handed out in order, at most.
+    pub run_slots: u8,
     /// Put guard pages between runs of slabs.
     pub guard_pages: bool,
     /// KiB of small chunks that each thread holds back.
@@ -115,6 +117,7 @@ impl Options {
         mismatch: true,
         check_at_exit: false,
         randomize: true,
+        run_slots: 32,
         guard_pages: true,
         quarantine_kb: 512,
         large_quarantine_mb: 64,
@@ -130,6 +133,7 @@ impl Options {
         neighbours: true,
         atomic_free: true,
         check_at_exit: true,
+        run_slots: 8,
         quarantine_kb: 1024,
         large_quarantine_mb: 256,
         ration_large: false,
@@ -187,6 +191,7 @@ pub static TABLE: &[Specification] = &[
     switch!(mismatch, "check that chunks are given back the way they were allocated"),
     switch!(check_at_exit, "check every chunk when the program exits"),
     switch!(randomize, "choose slots at random"),
+    number!(run_slots, u8, 1..=32, "neighbouring slots that are handed out in order, at most"),
     switch!(guard_pages, "put guard pages between runs of slabs"),
     number!(quarantine_kb, u32, 0..=1_048_576, "KiB of freed small chunks that each thread holds back"),
     number!(large_quarantine_mb, u32, 0..=1_048_576, "MiB of freed large chunks whose addresses stay inaccessible"),

@@ -207,13 +207,9 @@ impl Arena {
 
 /// Reserves address space at a random place: more bits than the kernel's own layout randomisation gives.
 pub(crate) fn reserve_somewhere(bytes: usize, random: &mut Random) -> Result<usize, OutOfMemory> {
-    // Between 4 GiB and 64 TiB: above what programs map at fixed places, below the stack and libraries.
-    const LOWEST: u64 = 4 << 30;
-    const HIGHEST: u64 = 64 << 40;
     if environment::address_space_limit() == usize::MAX {
         for _ in 0..4 {
-            let hint = LOWEST + random.u64() % (HIGHEST - LOWEST);
-            let hint = (hint as usize) & !(PAGE - 1);
+            let hint = random_place(random);
             let got = mapping::reserve(hint, bytes)?;
             if got == hint {
                 return Ok(got);
@@ -222,4 +218,11 @@ pub(crate) fn reserve_somewhere(bytes: usize, random: &mut Random) -> Result<usi
         }
     }
     mapping::reserve(0, bytes)
+}
+
+/// A random page between 4 GiB and 64 TiB: above what programs map at fixed places, below the stack and libraries.
+pub(crate) fn random_place(random: &mut Random) -> usize {
+    const LOWEST: u64 = 4 << 30;
+    const HIGHEST: u64 = 64 << 40;
+    (LOWEST + random.u64() % (HIGHEST - LOWEST)) as usize & !(PAGE - 1)
 }

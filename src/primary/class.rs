@@ -2,7 +2,7 @@
 //!
 //! Threads take and return slots in batches, under the lock of the class. A batch is one or more
 //! ascending runs, each from a randomly chosen open slab and a randomly chosen place in it: the next
-//! run can't be predicted, while a program's later walk over its objects still meets ascending
+//! run can't be predicted, nor which slots it passes over, while a program's later walk over its objects still meets ascending
 //! lines, which is what hardware prefetching needs (SECURITY.md has both figures).
 
 use super::arena::Arena;
@@ -20,8 +20,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// The most slabs that are open at a time.
 const MAX_OPEN: usize = 8;
 
-/// The longest run of neighbouring slots that are taken together.
-const RUN: u32 = 32;
+/// Slots with longer strides than this, in bytes, are taken one by one.
+const ORDERED: usize = 1024;
 
 /// The most slabs that are made accessible together.
 const MAX_RUN_SLABS: u32 = 1024;
@@ -235,7 +235,7 @@ impl Class {
         Ok(())
     }
 
-    /// Takes one ascending run of slots out of an open slab.
+    /// Takes one run of slots out of an open slab, ascending, from a random place, and passing some over.
     fn take_run(
         &mut self,
         ground: Ground<'_>,
@@ -248,36 +248,52 @@ impl Class {
         let first = id.number() << slots_log2(self.id);
         let words = self.slots().div_ceil(64);
         let start = if ground.options.randomize { random.below(words) } else { 0 };
-        let mut taken = 0;
-        for step in 0..words {
+        let found = (0..words).find_map(|step| {
             let base = first + ((start + step) % words) * 64;
             let (word, mask) = word_of(region, base, self.slots());
-            let mut bits = word.load(Ordering::Relaxed) & mask;
-            if bits == 0 {
-                continue;
+            let bits = word.load(Ordering::Relaxed) & mask;
+            (bits != 0).then_some((base, word, bits))
+        });
+        let Some((base, word, bits)) = found else { return 0 };
+        let mut bits = if ground.options.randomize { self.choose(ground.options, bits, random) } else { bits };
+        let limit = out.len().min(self.run(ground.options));
+        let (mut taken, mut gone) = (0, 0);
+        while bits != 0 && taken < limit {
+            let bit = bits.trailing_zeros();
+            bits &= bits - 1;
+            gone |= 1 << bit;
+            let slot = self.prepare(ground, region, SlotIndex((base & !63) + bit), mark);
+            if let Some(place) = out.get_mut(taken) {
+                *place = slot;
+                taken += 1;
             }
-            let high = bits >> 32 << 32;
-            if ground.options.randomize && high != 0 && random.u32() & 1 == 1 {
-                bits = high;
-            }
-            let limit = out.len().min(RUN as usize);
-            let mut gone = 0;
-            while bits != 0 && taken < limit {
-                let bit = bits.trailing_zeros();
-                bits &= bits - 1;
-                gone |= 1 << bit;
-                let index = SlotIndex((base & !63) + bit);
-                let slot = self.prepare(ground, region, index, mark);
-                if let Some(place) = out.get_mut(taken) {
-                    *place = slot;
-                    taken += 1;
-                }
-            }
-            word.store(word.load(Ordering::Relaxed) & !gone, Ordering::Relaxed);
-            break;
         }
+        word.store(word.load(Ordering::Relaxed) & !gone, Ordering::Relaxed);
         Descriptors(ground.arena).slab(id).free -= taken as u16;
         taken
+    }
+
+    /// The longest run. Order helps no prefetcher where a slot is longer than what one fetches ahead, so larger slots
+    /// are taken one by one.
+    fn run(&self, options: &Options) -> usize {
+        if self.id.stride() > ORDERED { 1 } else { options.run_slots as usize }
+    }
+
+    /// Those of some free slots that a run is taken from: from a random one on, with an eighth of them passed over, a quarter
+    /// where runs are short. What is passed over stays free for a later run.
+    fn choose(&self, options: &Options, bits: u64, random: &mut Random) -> u64 {
+        let slots = self.slots().min(64);
+        let offset = bits.trailing_zeros() & !(slots - 1);
+        // Where long runs are wanted, half a word at a time; else any slot.
+        let grain = if self.run(options) > 8 { 32.min(slots) } else { 1 };
+        let start = offset + random.below(slots / grain) * grain;
+        let behind = bits & (!0 << start);
+        let from = if behind != 0 { behind } else { bits };
+        let mut kept = random.u64() | random.u64();
+        if self.run(options) > 8 {
+            kept |= random.u64();
+        }
+        if from & kept != 0 { from & kept } else { from }
     }
 
     /// Marks a slot as the cache's, and sees to it that it and the slot behind it have a header.

@@ -101,12 +101,14 @@ impl ZeroSized {
         }
     }
 
-    /// Takes a live address back.
-    pub(crate) fn give_back(&mut self, region: &Region, address: usize) {
-        if let Some(state) = self.state(region, address) {
+    /// Takes a live address back; `false` when it is not live any more.
+    pub(crate) fn give_back(&mut self, region: &Region, address: usize) -> bool {
+        let live = matches!(self.find(region, address), Found::Live(_));
+        if live && let Some(state) = self.state(region, address) {
             state.store(FREED, Ordering::Relaxed);
             self.live -= 1;
         }
+        live
     }
 
     /// How many are live.

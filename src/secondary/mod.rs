@@ -21,6 +21,7 @@ use crate::chunk::header::{Fields, Header, Origin};
 use crate::options::Options;
 use crate::os::lock::{Lock, RawLock};
 use crate::os::mapping::{self, HUGE_PAGE, OutOfMemory, PAGE, page_ceil, page_floor};
+use crate::primary::arena::random_place;
 use crate::random::Random;
 use crate::size_class::HEADER;
 use crate::violation::{Kind, Operation, Violation};
@@ -36,8 +37,11 @@ const FRONT: usize = 32;
 /// kept memory, and use after free faults besides.
 const HUGE: usize = 4 << 20;
 
-/// The most pages of random gap in front of a mapping's data.
-const GAP_PAGES: u32 = 16;
+/// The most pages of random gap in front of a mapping.
+const GAP_PAGES: u32 = 1024;
+
+/// Bytes of address space that mappings are laid out in before another place is chosen at random.
+const ZONE: usize = 1 << 40;
 
 /// State of the secondary under its lock.
 struct State {
@@ -46,6 +50,24 @@ struct State {
     cache: MappingCache,
     ration: Ration,
     random: Random,
+    /// Where the next mapping is asked for, and where the zone ends.
+    place: usize,
+    zone_end: usize,
+}
+
+impl State {
+    /// Where to ask for a mapping: behind the last one, after a random gap, in a zone at a random place. So no address
+    /// comes back before its zone is full, and the distance to other mappings is not known.
+    fn next_place(&mut self, size: usize) -> usize {
+        let reach = page_ceil(size).saturating_add(2 * HUGE_PAGE);
+        if self.place.saturating_add(reach) >= self.zone_end {
+            self.place = random_place(&mut self.random);
+            self.zone_end = self.place + ZONE;
+        }
+        let place = self.place + self.random.below(GAP_PAGES) as usize * PAGE;
+        self.place = place.saturating_add(reach);
+        place
+    }
 }
 
 /// The allocator of large chunks.
@@ -109,9 +131,11 @@ impl Secondary {
         let (entry, dirty) = match self.take_kept(size, align) {
             Some(kept) => (Entry { size, origin, align_log2: align_log2 as u8, ..kept }, true),
             None => {
-                let gap = self.state.lock().random.below(GAP_PAGES) as usize * PAGE;
-                let map = || map(ground.budget, size, align, gap, origin, align_log2 as u8);
-                (map().or_else(|_| self.make_room(ground).and_then(|()| map()))?, false)
+                let map = || {
+                    let hint = self.state.lock().next_place(size);
+                    map(ground.budget, hint, size, align, origin, align_log2 as u8)
+                };
+                (map().or_else(|_| self.make_room(ground, size).and_then(|()| map()))?, false)
             }
         };
         if dirty {
@@ -134,17 +158,21 @@ impl Secondary {
     ///
     /// # Errors
     /// When there was nothing to give back.
+    ///
+    /// The address quarantine only goes where that can help: not for a request beyond the budget, nor for one larger
+    /// than what is in it; otherwise whoever may ask for absurd sizes could empty it at will.
     #[cold]
-    fn make_room(&self, ground: Ground<'_>) -> Result<(), OutOfMemory> {
-        let held = {
+    fn make_room(&self, ground: Ground<'_>, size: usize) -> Result<(), OutOfMemory> {
+        let (kept, quarantined) = {
             let state = self.state.lock();
-            state.quarantine.bytes() != 0 || !state.cache.is_empty()
+            (!state.cache.is_empty(), state.quarantine.bytes())
         };
-        if !held {
+        self.drop_kept(ground, MappingCache::take_any);
+        if size <= quarantined && ground.budget.allows(size) {
+            self.evict(AddressQuarantine::pop);
+        } else if !kept {
             return Err(OutOfMemory);
         }
-        self.drop_kept(ground, MappingCache::take_any);
-        self.evict(AddressQuarantine::pop);
         Ok(())
     }
 
@@ -305,10 +333,11 @@ impl Secondary {
                     // There is room behind the chunk.
                     mapping::commit(entry.data_end(), more)
                 } else {
-                    relocate(&mut changed, needed)
+                    let hint = self.state.lock().next_place(2 * needed);
+                    relocate(&mut changed, hint, needed)
                 }
             };
-            let grown = grow().or_else(|_| self.make_room(ground).and_then(|()| grow()));
+            let grown = grow().or_else(|_| self.make_room(ground, size).and_then(|()| grow()));
             if let Err(refused) = grown {
                 ground.budget.refund(more);
                 return Err(refused);
@@ -437,9 +466,9 @@ fn advise_huge(entry: &Entry) {
 
 fn map(
     budget: &Budget,
+    hint: usize,
     size: usize,
     align: usize,
-    gap: usize,
     origin: Origin,
     align_log2: u8,
 ) -> Result<Entry, OutOfMemory> {
@@ -447,8 +476,8 @@ fn map(
     // Data ends where a huge page ends, so that the guard splits none.
     let end_align = if huge { HUGE_PAGE } else { PAGE };
     let reach = size + FRONT + align.max(PAGE) + PAGE;
-    let map_bytes = page_ceil(PAGE + gap + reach + end_align + PAGE);
-    let map_start = mapping::reserve(0, map_bytes)?;
+    let map_bytes = page_ceil(PAGE + reach + end_align + PAGE);
+    let map_start = mapping::reserve(hint, map_bytes)?;
     let undo = |refused| {
         mapping::unmap(map_start, map_bytes);
         Err(refused)
@@ -479,13 +508,13 @@ fn map(
 }
 
 /// Moves a chunk's pages to a larger reservation, with room to grow half as much again.
-fn relocate(entry: &mut Entry, needed: usize) -> Result<(), OutOfMemory> {
+fn relocate(entry: &mut Entry, hint: usize, needed: usize) -> Result<(), OutOfMemory> {
     let align = 1_usize << entry.align_log2.min(40);
     // Page tables of huge pages move as a whole only between places that are alike.
     let unit = if needed >= HUGE { HUGE_PAGE } else { PAGE }.max(align);
     let room = page_ceil(needed + needed / 2 + PAGE);
     let map_bytes = room + unit + 2 * PAGE;
-    let map_start = mapping::reserve(0, map_bytes)?;
+    let map_start = mapping::reserve(hint, map_bytes)?;
     let misplaced = entry.data_start & (unit - 1);
     let mut data_start = (map_start & !(unit - 1)) + misplaced;
     while data_start < map_start + PAGE {
