@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::size_class::{CLASSES, ClassId, FINE_MAX, HEADER};
 
 /// Places for ready slots of one class.
-pub(crate) const READY: usize = 64;
+pub(crate) const READY: usize = 128;
 
 /// The ready slots of one class, taken from the end. The slots themselves lie in [`ThreadCache::ready_slots`], so that a
 /// class that is not used costs no memory.
@@ -21,14 +21,28 @@ pub(crate) struct Ready {
     length: u16,
     /// Slots that may lie ready, for the class.
     pub(crate) most: u16,
+    /// Slots that the next batch should have: few at first, because every slot of a batch gets a header and so
+    /// memory.
+    pub(crate) batch: u16,
 }
+
+/// Slots of the first batch of a class.
+const FIRST_BATCH: u16 = 8;
 
 /// Places for the ready slots of one class.
 pub(crate) type ReadySlots = [OwnedSlot; READY];
 
 impl Ready {
     const fn new(most: u16) -> Self {
-        Self { length: 0, most }
+        Self { length: 0, most, batch: FIRST_BATCH }
+    }
+
+    /// How many slots to ask for: twice as many each time, up to half of the places.
+    pub(crate) fn next_batch(&mut self) -> usize {
+        let most = self.most.div_ceil(2);
+        let batch = self.batch.min(most);
+        self.batch = (batch * 2).min(most);
+        usize::from(batch)
     }
 
     /// The slot that was put in last.
@@ -126,7 +140,7 @@ pub(crate) struct Stock<'a> {
 }
 
 /// Bytes of ready slots of one class in one cache.
-const READY_BYTES: usize = 16 << 10;
+const READY_BYTES: usize = 32 << 10;
 
 /// The cache of one thread, or the one that all threads without their own share.
 #[repr(C)]

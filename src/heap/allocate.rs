@@ -173,7 +173,7 @@ impl Core {
     fn refill(&self, cache: &mut ThreadCache, class: ClassId) -> Result<OwnedSlot, OutOfMemory> {
         self.refresh_randomness(cache);
         let mut batch = [OwnedSlot::NONE; BATCH];
-        let wanted = usize::from(cache.stock(class).bin.ready.most).div_ceil(2).clamp(1, BATCH);
+        let wanted = cache.stock(class).bin.ready.next_batch().clamp(1, BATCH);
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
         let taken = self.class(class).lock().take(self.ground(), mark, &mut cache.random, batch)?;

@@ -2,7 +2,7 @@
 //!
 //! Threads take and return slots in batches, under the lock of the class. A batch is one or more
 //! ascending runs, each from a randomly chosen open slab and a randomly chosen place in it: the next
-//! run can't be predicted, nor which slots it passes over, while a program's later walk over its objects still meets ascending
+//! run can't be predicted, nor which slots it passes over for later, while a program's later walk over its objects still meets ascending
 //! lines, which is what hardware prefetching needs (SECURITY.md has both figures).
 
 use super::arena::Arena;
@@ -20,14 +20,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// The most slabs that are open at a time.
 const MAX_OPEN: usize = 8;
 
-/// Slots with longer strides than this, in bytes, are taken one by one.
+/// Slots with longer strides than this, in bytes, are taken one by one: order helps no prefetcher there.
 const ORDERED: usize = 1024;
 
 /// The most slabs that are made accessible together.
 const MAX_RUN_SLABS: u32 = 1024;
 
 /// The most addresses that pass between a cache and a class at once.
-pub(crate) const BATCH: usize = 32;
+pub(crate) const BATCH: usize = 64;
 
 /// What a class stands on.
 #[derive(Clone, Copy)]
@@ -224,7 +224,7 @@ impl Class {
         let start = page_floor(region.slot_start(SlotIndex(first), stride));
         let stop = page_ceil(region.slot_start(SlotIndex(end), stride) + HEADER);
         mapping::commit(start, stop - start)?;
-        commit_table(region.state(SlotIndex(first)).as_ptr().expose_provenance(), (end - first) as usize + 1)?;
+        commit_table(region.state(SlotIndex(first)).as_ptr().expose_provenance(), region.state_bytes(end - first) + 1)?;
         commit_table(region.free_bits() + first as usize / 64 * 8, (end - first) as usize / 8 + 8)?;
         commit_table(region.slabs() + self.next_slab as usize * size_of::<Slab>(), run as usize * size_of::<Slab>())?;
         region.set_frontier(end);
@@ -255,16 +255,16 @@ impl Class {
             (bits != 0).then_some((base, word, bits))
         });
         let Some((base, word, bits)) = found else { return 0 };
-        let mut bits = if ground.options.randomize { self.choose(ground.options, bits, random) } else { bits };
-        let limit = out.len().min(self.run(ground.options));
-        let (mut taken, mut gone) = (0, 0);
-        while bits != 0 && taken < limit {
-            let bit = bits.trailing_zeros();
-            bits &= bits - 1;
-            gone |= 1 << bit;
-            let slot = self.prepare(ground, region, SlotIndex((base & !63) + bit), mark);
-            if let Some(place) = out.get_mut(taken) {
-                *place = slot;
+        let mut taken = 0;
+        let mut gone = 0;
+        for mut part in self.order(ground.options, bits, random) {
+            while part != 0
+                && let Some(place) = out.get_mut(taken)
+            {
+                let bit = part.trailing_zeros();
+                part &= part - 1;
+                gone |= 1 << bit;
+                *place = self.prepare(ground, region, SlotIndex((base & !63) + bit), mark);
                 taken += 1;
             }
         }
@@ -273,27 +273,40 @@ impl Class {
         taken
     }
 
-    /// The longest run. Order helps no prefetcher where a slot is longer than what one fetches ahead, so larger slots
-    /// are taken one by one.
-    fn run(&self, options: &Options) -> usize {
-        if self.id.stride() > ORDERED { 1 } else { options.run_slots as usize }
-    }
-
-    /// Those of some free slots that a run is taken from: from a random one on, with an eighth of them passed over, a quarter
-    /// where runs are short. What is passed over stays free for a later run.
-    fn choose(&self, options: &Options, bits: u64, random: &mut Random) -> u64 {
-        let slots = self.slots().min(64);
-        let offset = bits.trailing_zeros() & !(slots - 1);
-        // Where long runs are wanted, half a word at a time; else any slot.
-        let grain = if self.run(options) > 8 { 32.min(slots) } else { 1 };
-        let start = offset + random.below(slots / grain) * grain;
-        let behind = bits & (!0 << start);
-        let from = if behind != 0 { behind } else { bits };
-        let mut kept = random.u64() | random.u64();
-        if self.run(options) > 8 {
-            kept |= random.u64();
+    /// The free slots of a word as parts that are taken one after the other, each ascending.
+    ///
+    /// A whole word goes to one cache if it wants so many: its state bytes share a cache line. Its halves come in random
+    /// order, and in each some slots are passed over and taken at the end: an eighth of them; a quarter, and from a
+    /// random place on, where short runs are wanted. Larger slots are taken one by one.
+    fn order(&self, options: &Options, bits: u64, random: &mut Random) -> [u64; 4] {
+        const LOW: u64 = 0xffff_ffff;
+        if !options.randomize {
+            return [bits, 0, 0, 0];
         }
-        if from & kept != 0 { from & kept } else { from }
+        let run = if self.id.stride() > ORDERED { 1 } else { u32::from(options.run_slots) };
+        if run <= 8 {
+            let slots = self.slots().min(64);
+            let offset = bits.trailing_zeros() & !(slots - 1);
+            let start = offset + random.below(slots);
+            let behind = bits & (!0 << start);
+            let from = if behind != 0 { behind } else { bits };
+            let kept = from & (random.u64() | random.u64());
+            let mut part = if kept != 0 { kept } else { from };
+            // No more than a run at once: the next one begins elsewhere.
+            let mut chosen = 0;
+            for _ in 0..run {
+                chosen |= part & part.wrapping_neg();
+                part &= part.wrapping_sub(1);
+            }
+            return [chosen, 0, 0, 0];
+        }
+        let draws = random.u64() | random.u64() | random.u64();
+        let (kept, later) = (bits & draws, bits & !draws);
+        if random.u32() & 1 == 0 {
+            [kept & LOW, later & LOW, kept & !LOW, later & !LOW]
+        } else {
+            [kept & !LOW, later & !LOW, kept & LOW, later & LOW]
+        }
     }
 
     /// Marks a slot as the cache's, and sees to it that it and the slot behind it have a header.

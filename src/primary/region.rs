@@ -52,6 +52,8 @@ pub(crate) struct Region {
     frontier: AtomicU32,
     /// Logarithm of the power of two in the stride.
     rotation: AtomicU8,
+    /// Logarithm of the distance between state bytes.
+    spread: AtomicU8,
     /// Class number or `ZERO_SIZED`; says nothing while no slots fit.
     class: AtomicU8,
     /// Address of the word of free bits of slot 0.
@@ -108,6 +110,19 @@ impl OwnedSlot {
     }
 }
 
+/// Logarithm of the distance between the state bytes of slots with this stride.
+///
+/// State bytes are written at every hand-out and every free, so a cache line of them should belong to one thread: it has as
+/// many as a cache takes in one batch, which is fewer the longer the slots are. Costs at most a 256th of the heap.
+const fn spread(stride: usize) -> u8 {
+    if stride <= 256 {
+        0
+    } else {
+        let spread = (stride / 256).ilog2();
+        if spread > 6 { 6 } else { spread as u8 }
+    }
+}
+
 /// The inverse of an odd number modulo 2^64 (Newton's iteration doubles the right bits each time).
 const fn inverse(odd: u64) -> u64 {
     let mut inverse = odd;
@@ -129,6 +144,7 @@ impl Region {
             states: AtomicUsize::new(0),
             frontier: AtomicU32::new(0),
             rotation: AtomicU8::new(0),
+            spread: AtomicU8::new(0),
             class: AtomicU8::new(0),
             free_bits: AtomicUsize::new(0),
             slabs: AtomicUsize::new(0),
@@ -142,6 +158,7 @@ impl Region {
         self.first.store(first, Ordering::Relaxed);
         self.inverse.store(inverse(stride as u64 >> rotation), Ordering::Relaxed);
         self.rotation.store(rotation as u8, Ordering::Relaxed);
+        self.spread.store(spread(stride), Ordering::Relaxed);
         self.states.store(tables.states, Ordering::Relaxed);
         self.free_bits.store(tables.free_bits, Ordering::Relaxed);
         self.slabs.store(tables.slabs, Ordering::Relaxed);
@@ -164,6 +181,11 @@ impl Region {
     #[inline(always)]
     pub(crate) fn own_class(&self) -> ClassId {
         ClassId::known(self.class())
+    }
+
+    /// Bytes of state bytes of so many slots.
+    pub(crate) fn state_bytes(&self, slots: u32) -> usize {
+        (slots as usize) << self.spread.load(Ordering::Relaxed)
     }
 
     /// How many slots fit.
@@ -241,7 +263,8 @@ impl Region {
     /// The state byte of a slot below the frontier, or of the one at it.
     #[inline(always)]
     pub(crate) fn state(&self, index: SlotIndex) -> &AtomicU8 {
-        let address = self.states.load(Ordering::Relaxed) + index.0 as usize;
+        let offset = (index.0 as usize) << (self.spread.load(Ordering::Relaxed) & 7);
+        let address = self.states.load(Ordering::Relaxed) + offset;
         // SAFETY: the state bytes up to and including the frontier are mapped as long as the heap
         // lives, and are only ever used as atomics.
         unsafe { &*core::ptr::with_exposed_provenance(address) }
