@@ -202,3 +202,42 @@ pub(crate) fn demand(layout: Layout) -> Demand {
         .sized(layout.size())
         .aligned(layout.align().ilog2())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Core, Heap, Lock, PRIVATE_ARENA};
+    use crate::options::Options;
+    use crate::violation::Kind;
+    use core::alloc::Layout;
+
+    /// A heap as it is on a CPU without the CRC32 instruction.
+    fn portable(options: Options) -> Heap {
+        let core = Core::create(options, PRIVATE_ARENA).expect("memory");
+        // SAFETY: nobody else has seen the heap yet, and nothing in it has been sealed.
+        unsafe { (*core::ptr::with_exposed_provenance_mut::<Core>(core)).seal.has_instruction = false };
+        // SAFETY: just made.
+        let cache = unsafe { Core::at(core) }.adopt_cache(false).expect("memory");
+        Heap { core, cache: Lock::new(cache) }
+    }
+
+    #[test]
+    fn without_the_instruction_correct_use_passes_and_damage_is_found() {
+        for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+            let heap = portable(options);
+            for size in [8, 24, 100, 4096, 300_000] {
+                let layout = Layout::from_size_align(size, 16).expect("a layout");
+                for _ in 0..200 {
+                    let chunk = heap.allocate(layout).expect("memory");
+                    // SAFETY: a live chunk of this layout.
+                    unsafe { heap.deallocate(chunk, layout) }.expect("a correct free");
+                }
+                let chunk = heap.allocate(layout).expect("memory");
+                // SAFETY: the attack: the byte lies in the header.
+                unsafe { *chunk.as_ptr().wrapping_sub(1) ^= 0x10 };
+                // SAFETY: what is wrong with the chunk is checked.
+                let found = unsafe { heap.deallocate(chunk, layout) }.expect_err("a damaged header");
+                assert_eq!(found.kind, Kind::CorruptHeader);
+            }
+        }
+    }
+}
