@@ -38,33 +38,34 @@ impl From<Violation> for Failure {
 pub(crate) const MIN_ALIGN_LOG2: u32 = MIN_ALIGN.ilog2();
 
 impl Core {
-    /// The fast path: hands out a ready slot of a small class that passes all checks.
+    /// The fast path: hands out a ready slot that passes all checks, for requests of at most `LONGEST` bytes.
     ///
     /// `None`, and nothing changed, in every other case: [`Self::allocate_aligned`] then tells it in full.
     #[inline(always)]
-    pub(crate) fn allocate_ready<P: Protections>(
+    pub(crate) fn allocate_ready<P: Protections, const LONGEST: usize>(
         &self,
         cache: &mut ThreadCache,
         size: usize,
         align_log2: u32,
         origin: Origin,
     ) -> Option<usize> {
-        // One comparison for "zero" and "not of the fine kind".
-        if size.wrapping_sub(1) >= FINE_MAX || align_log2 > MIN_ALIGN_LOG2 {
+        // One comparison for "zero" and "too long".
+        if size.wrapping_sub(1) >= LONGEST || align_log2 > MIN_ALIGN_LOG2 {
             return None;
         }
         let mark = cache.mark;
-        let Stock { bin, ready_slots, .. } = cache.stock(ClassId::for_fine_size(size));
+        let class = if LONGEST <= FINE_MAX { ClassId::for_fine_size(size) } else { ClassId::for_size(size)? };
+        let Stock { bin, ready_slots, .. } = cache.stock(class);
         let slot = bin.ready.last(ready_slots)?;
         // Slots of this path are at most so long: said here, so that the code for longer ones is left out.
-        let capacity = (bin.capacity as usize).min(FINE_MAX);
+        let capacity = (bin.capacity as usize).min(LONGEST);
         if !self.is_untouched::<P>(slot, mark, capacity) {
             return None;
         }
         bin.ready.drop_last();
         bin.ready.prefetch_next(ready_slots);
         let fields = Fields::allocated(size, align_log2, origin);
-        self.seal_for_program::<P>(true, slot, size, capacity, fields);
+        self.seal_for_program::<P>(LONGEST <= FINE_MAX, slot, size, capacity, fields);
         Some(slot.chunk)
     }
 

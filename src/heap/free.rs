@@ -85,20 +85,20 @@ impl Core {
         if slot.state.load(Ordering::Relaxed) != state::LIVE {
             return Freed::Unusual;
         }
-        let secrets = &self.seal.secrets;
-        let header = checksum::read(chunk);
-        let fields = header.fields();
-        if header.checksum() != secrets.checksum::<P::Crc>(chunk, fields.0)
-            || (fields.0 ^ demand.value) & demand.mask != 0
-        {
-            return Freed::Unusual;
-        }
         // A region with slots below its frontier belongs to a class.
         let class = region.own_class();
         let mark = cache.mark;
         let Stock { bin, ready_slots, ring_slots } = cache.stock(class);
         let capacity = bin.capacity as usize;
         if capacity > LONGEST {
+            return Freed::Unusual;
+        }
+        let secrets = &self.seal.secrets;
+        let header = checksum::read(chunk);
+        let fields = header.fields();
+        if header.checksum() != secrets.checksum::<P::Crc>(chunk, fields.0)
+            || (fields.0 ^ demand.value) & demand.mask != 0
+        {
             return Freed::Unusual;
         }
         if P::canary(&self.options) {
