@@ -99,6 +99,7 @@ impl Ring {
         }
         slots.copy_within(surplus..usize::from(before), 0);
         self.length -= surplus as u16;
+        self.shuffle_oldest(slots, random);
         self.hand = 0;
         let mut grown = i32::from(self.length) - i32::from(before);
         match self.exchange(slots, slot) {
@@ -113,6 +114,16 @@ impl Ring {
             Pushed::AtTurn => leave(slot),
         }
         grown
+    }
+
+    /// Lets some of the oldest slots change places, so that the order of their return is not that of their coming. Only
+    /// the oldest, which have waited long enough; only a few, because the program's later walk needs most of the order.
+    fn shuffle_oldest(&self, slots: &mut RingSlots, random: &mut Random) {
+        const OLDEST: u32 = PLACES as u32 / 4;
+        let among = u32::from(self.length).min(OLDEST);
+        for _ in 0..2 {
+            slots.swap(random.below(among) as usize, random.below(among) as usize);
+        }
     }
 
     /// Exchanges a slot for any one in the array. The hand stays at the end, so that every slot comes here.

@@ -5,6 +5,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use std::alloc::Layout;
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use testudo::{AllocateError, Heap, Kind, Options, Violation};
@@ -74,6 +75,11 @@ enum Step {
     },
     Free {
         which: u8,
+    },
+    /// A little more or less, so that the chunk often stays in its slot.
+    Resize {
+        which: u8,
+        by: i8,
     },
     /// The chunk holds what was written to it.
     Look {
@@ -158,7 +164,8 @@ fn pattern(serial: usize, offset: usize) -> u8 {
 struct Model {
     seed: u64,
     kinds: [HeapKind; HEAPS],
-    heaps: Vec<Heap>,
+    /// Made when they are first used: making one takes as long as hundreds of steps.
+    heaps: [OnceCell<Heap>; HEAPS],
     chunks: Vec<Chunk>,
     /// First address and length of every live chunk, of all heaps: nothing may overlap.
     owned: BTreeMap<usize, usize>,
@@ -170,21 +177,16 @@ struct Model {
 
 impl Model {
     fn new(case: &Case) -> Self {
-        let mut model = Self {
+        Self {
             seed: u64::from(case.seed) + 1,
             kinds: case.kinds,
-            heaps: Vec::new(),
+            heaps: [const { OnceCell::new() }; HEAPS],
             chunks: Vec::new(),
             owned: BTreeMap::new(),
             gone: Vec::new(),
             serial: 0,
             live: 0,
-        };
-        for number in 0..HEAPS {
-            let heap = model.make_heap(number);
-            model.heaps.push(heap);
         }
-        model
     }
 
     fn options(&self, number: usize) -> Options {
@@ -195,10 +197,12 @@ impl Model {
         }
     }
 
-    fn make_heap(&mut self, number: usize) -> Heap {
-        self.seed += 1;
-        let heap_limit_mb = if self.kinds[number].limited { LIMIT_MB } else { 0 };
-        Heap::new(Options { seed: self.seed, heap_limit_mb, ..self.options(number) }).expect("a heap")
+    fn heap(&self, number: usize) -> &Heap {
+        self.heaps[number].get_or_init(|| {
+            let heap_limit_mb = if self.kinds[number].limited { LIMIT_MB } else { 0 };
+            let seed = self.seed + number as u64;
+            Heap::new(Options { seed, heap_limit_mb, ..self.options(number) }).expect("a heap")
+        })
     }
 
     fn run(mut self, steps: &[Step]) {
@@ -209,15 +213,15 @@ impl Model {
             chunk.expect_own(chunk.layout.size());
         }
         for number in 0..HEAPS {
-            self.heaps[number].check().expect("nothing is damaged");
+            self.heap(number).check().expect("nothing is damaged");
             self.compare_stats(number);
         }
         while !self.chunks.is_empty() {
             self.free(0);
         }
         for number in 0..HEAPS {
-            self.heaps[number].purge().expect("nothing is damaged");
-            self.heaps[number].check().expect("nothing is damaged");
+            self.heap(number).purge().expect("nothing is damaged");
+            self.heap(number).check().expect("nothing is damaged");
             self.compare_stats(number);
         }
     }
@@ -233,6 +237,11 @@ impl Model {
             Step::Reallocate { which, size } => {
                 if let Some(which) = self.chosen(which) {
                     self.reallocate(which, size.bytes());
+                }
+            }
+            Step::Resize { which, by } => {
+                if let Some(which) = self.chosen(which) {
+                    self.reallocate(which, self.chunks[which].layout.size().saturating_add_signed(isize::from(by)));
                 }
             }
             Step::Free { which } => {
@@ -274,8 +283,8 @@ impl Model {
                     }
                 }
             }
-            Step::Check { heap } => self.heaps[usize::from(heap) % HEAPS].check().expect("nothing is damaged"),
-            Step::Purge { heap } => self.heaps[usize::from(heap) % HEAPS].purge().expect("nothing is damaged"),
+            Step::Check { heap } => self.heap(usize::from(heap) % HEAPS).check().expect("nothing is damaged"),
+            Step::Purge { heap } => self.heap(usize::from(heap) % HEAPS).purge().expect("nothing is damaged"),
             Step::Renew { heap } => self.renew(usize::from(heap) % HEAPS),
         }
     }
@@ -288,7 +297,7 @@ impl Model {
         if self.live + layout.size() > LIVE {
             return;
         }
-        let start = match self.heaps[heap].allocate(layout) {
+        let start = match self.heap(heap).allocate(layout) {
             Ok(start) => start,
             Err(error) => return self.expect_limit(heap, error),
         };
@@ -308,7 +317,7 @@ impl Model {
         }
         let Chunk { heap, start, layout, .. } = self.chunks[which];
         // SAFETY: the model forgets the old address if this succeeds.
-        let moved = match unsafe { self.heaps[heap].reallocate(start, layout, size) } {
+        let moved = match unsafe { self.heap(heap).reallocate(start, layout, size) } {
             Ok(moved) => moved,
             Err(error) => {
                 self.expect_limit(heap, error);
@@ -336,7 +345,7 @@ impl Model {
         let mut chunk = self.chunks.swap_remove(which);
         chunk.expect_own(chunk.layout.size());
         // SAFETY: the model has forgotten the chunk.
-        unsafe { self.heaps[chunk.heap].deallocate(chunk.start, chunk.layout) }.expect("a correct free");
+        unsafe { self.heap(chunk.heap).deallocate(chunk.start, chunk.layout) }.expect("a correct free");
         self.leave(chunk.start, chunk.layout);
         self.gone.push((chunk.heap, chunk.start, chunk.layout));
     }
@@ -345,7 +354,7 @@ impl Model {
         let chunk = &mut self.chunks[which];
         chunk.expect_own(chunk.layout.size());
         let Chunk { heap, start, layout, .. } = self.chunks[which];
-        assert_eq!(self.heaps[heap].size_of(start), Ok(layout.size()));
+        assert_eq!(self.heap(heap).size_of(start), Ok(layout.size()));
     }
 
     fn free_again(&mut self, which: u8) {
@@ -360,7 +369,7 @@ impl Model {
     /// Gives back what must not be accepted, and returns what the heap says about it.
     fn refused(&self, heap: usize, start: NonNull<u8>, layout: Layout) -> Violation {
         // SAFETY: the mistake that the heap must find; should it not, the model ends here.
-        unsafe { self.heaps[heap].deallocate(start, layout) }.expect_err("a mistake was accepted")
+        unsafe { self.heap(heap).deallocate(start, layout) }.expect_err("a mistake was accepted")
     }
 
     fn renew(&mut self, number: usize) {
@@ -371,8 +380,7 @@ impl Model {
             }
         }
         self.gone.retain(|&(heap, ..)| heap != number);
-        let heap = self.make_heap(number);
-        self.heaps[number] = heap;
+        self.heaps[number] = OnceCell::new();
     }
 
     /// Only a heap that has a limit may refuse, and only for that.
@@ -400,7 +408,7 @@ impl Model {
     }
 
     fn compare_stats(&self, number: usize) {
-        let stats = self.heaps[number].stats();
+        let stats = self.heap(number).stats();
         let mine = || self.chunks.iter().filter(|chunk| chunk.heap == number);
         assert_eq!(stats.chunks, mine().count());
         assert_eq!(stats.allocated, mine().map(|chunk| chunk.layout.size()).sum::<usize>());

@@ -74,7 +74,8 @@ pub(crate) fn allocate(start: &Start, size: usize, align_log2: u32, origin: Orig
 #[inline(never)]
 fn allocate_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
     if let Some((core, cache)) = own_cache()
-        && let Some(chunk) = with_set!(cache.set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin))
+        && let Some(chunk) =
+            with_set!(cache.set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin))
     {
         return chunk;
     }
