@@ -108,9 +108,11 @@ impl Secondary {
         visit(self.state.raw());
     }
 
-    /// Another source of random gaps: after a fork.
+    /// Another source of randomness, and another zone: after a fork, so that sisters do not know each other's addresses.
     pub(crate) fn reseed(&self, random: Random) {
-        self.state.lock().random = random;
+        let mut state = self.state.lock();
+        state.random = random;
+        state.zone_end = 0;
     }
 
     /// A chunk of `size` zeroed bytes at a multiple of 2^`align_log2`.
