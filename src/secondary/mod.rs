@@ -59,7 +59,7 @@ impl State {
     /// Where to ask for a mapping: behind the last one, after a random gap, in a zone at a random place. So no address
     /// comes back before its zone is full, and the distance to other mappings is not known.
     fn next_place(&mut self, size: usize) -> usize {
-        let reach = page_ceil(size).saturating_add(2 * HUGE_PAGE);
+        let reach = page_ceil(size);
         if self.place.saturating_add(reach) >= self.zone_end {
             self.place = random_place(&mut self.random);
             self.zone_end = self.place + ZONE;
@@ -133,10 +133,7 @@ impl Secondary {
         let (entry, dirty) = match self.take_kept(size, align) {
             Some(kept) => (Entry { size, origin, align_log2: align_log2 as u8, ..kept }, true),
             None => {
-                let map = || {
-                    let hint = self.state.lock().next_place(size);
-                    map(ground.budget, hint, size, align, origin, align_log2 as u8)
-                };
+                let map = || map(ground.budget, |bytes| self.reserve(bytes), size, align, origin, align_log2 as u8);
                 (map().or_else(|_| self.make_room(ground, size).and_then(|()| map()))?, false)
             }
         };
@@ -153,6 +150,21 @@ impl Secondary {
             return Err(refused);
         }
         Ok(entry.chunk)
+    }
+
+    /// Address space at the next place. Where something else lies there already (a zone may begin in the heap's own
+    /// arena), the kernel would choose a place that can be foreseen, so another zone is tried.
+    fn reserve(&self, bytes: usize) -> Result<usize, OutOfMemory> {
+        for _ in 0..4 {
+            let hint = self.state.lock().next_place(bytes);
+            let start = mapping::reserve(hint, bytes)?;
+            if start == hint {
+                return Ok(start);
+            }
+            mapping::unmap(start, bytes);
+            self.state.lock().zone_end = 0;
+        }
+        mapping::reserve(0, bytes)
     }
 
     /// Gives back all that is held for speed or against use after free: the system or the budget has refused, and a
@@ -335,8 +347,7 @@ impl Secondary {
                     // There is room behind the chunk.
                     mapping::commit(entry.data_end(), more)
                 } else {
-                    let hint = self.state.lock().next_place(2 * needed);
-                    relocate(&mut changed, hint, needed)
+                    relocate(&mut changed, |bytes| self.reserve(bytes), needed)
                 }
             };
             let grown = grow().or_else(|_| self.make_room(ground, size).and_then(|()| grow()));
@@ -468,7 +479,7 @@ fn advise_huge(entry: &Entry) {
 
 fn map(
     budget: &Budget,
-    hint: usize,
+    reserve: impl FnOnce(usize) -> Result<usize, OutOfMemory>,
     size: usize,
     align: usize,
     origin: Origin,
@@ -479,7 +490,7 @@ fn map(
     let end_align = if huge { HUGE_PAGE } else { PAGE };
     let reach = size + FRONT + align.max(PAGE) + PAGE;
     let map_bytes = page_ceil(PAGE + reach + end_align + PAGE);
-    let map_start = mapping::reserve(hint, map_bytes)?;
+    let map_start = reserve(map_bytes)?;
     let undo = |refused| {
         mapping::unmap(map_start, map_bytes);
         Err(refused)
@@ -510,13 +521,17 @@ fn map(
 }
 
 /// Moves a chunk's pages to a larger reservation, with room to grow half as much again.
-fn relocate(entry: &mut Entry, hint: usize, needed: usize) -> Result<(), OutOfMemory> {
+fn relocate(
+    entry: &mut Entry,
+    reserve: impl FnOnce(usize) -> Result<usize, OutOfMemory>,
+    needed: usize,
+) -> Result<(), OutOfMemory> {
     let align = 1_usize << entry.align_log2.min(40);
     // Page tables of huge pages move as a whole only between places that are alike.
     let unit = if needed >= HUGE { HUGE_PAGE } else { PAGE }.max(align);
     let room = page_ceil(needed + needed / 2 + PAGE);
     let map_bytes = room + unit + 2 * PAGE;
-    let map_start = mapping::reserve(hint, map_bytes)?;
+    let map_start = reserve(map_bytes)?;
     let misplaced = entry.data_start & (unit - 1);
     let mut data_start = (map_start & !(unit - 1)) + misplaced;
     while data_start < map_start + PAGE {
