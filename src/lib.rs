@@ -15,7 +15,7 @@
 //!             \        |                    \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · random · options · violation · report
+//!    chunk: header, checksum, canary, contents · size_class · protections · budget · random · options · violation · report
 //!                      os: mapping, lock, thread_local, entropy, environment, process
 //! ```
 //!
