@@ -119,10 +119,14 @@ impl Ring {
     /// Lets some of the oldest slots change places, so that the order of their return is not that of their coming. Only
     /// the oldest, which have waited long enough; only a few, because the program's later walk needs most of the order.
     fn shuffle_oldest(&self, slots: &mut RingSlots, random: &mut Random) {
-        const OLDEST: u32 = PLACES as u32 / 4;
-        let among = u32::from(self.length).min(OLDEST);
-        for _ in 0..2 {
-            slots.swap(random.below(among) as usize, random.below(among) as usize);
+        const OLDEST: u16 = PLACES as u16 / 4;
+        if self.length < OLDEST {
+            return;
+        }
+        // One draw has bits for both pairs: three for each place.
+        let draw = random.u32() as usize;
+        for pair in [draw, draw >> 6] {
+            slots.swap(pair & 7, (pair >> 3) & 7);
         }
     }
 
