@@ -11,6 +11,7 @@ usage: testudo-benches COMMAND [options]
   instructions   instructions per malloc(64)+free pair, counted by callgrind
   latency        p50, p99, p99.9 and longest single malloc and free
   quiet          resident memory after a spike of 2 GiB, 10 seconds of quiet, and malloc_trim
+  prices         what each of testudo's protections costs, one turned off at a time
   peers          only find and build the allocators
   list           the workloads
   table          table and picture again, from the last run's raw results
@@ -25,6 +26,7 @@ options:
   --testudo LIB            this libtestudo.so instead of building one
   --live N                 live chunks of the workload `many` (20 million)
   --timeout S              seconds after which a program counts as failed (120)
+  --publish                put the tables between their marks in README.md and SECURITY.md
   --out DIR                where programs, peers and results go (benches/out)";
 
 /// What is to be done.
@@ -35,6 +37,7 @@ pub enum Command {
     Instructions,
     Latency,
     Quiet,
+    Prices,
     Peers,
     List,
     Table,
@@ -63,6 +66,8 @@ pub struct Arguments {
     pub out: Option<PathBuf>,
     /// How many chunks the workload `many` keeps alive.
     pub live: Option<u64>,
+    /// Whether tables go into the documents that have marks for them.
+    pub publish: bool,
 }
 
 impl Arguments {
@@ -74,6 +79,7 @@ impl Arguments {
             Some("instructions") => Command::Instructions,
             Some("latency") => Command::Latency,
             Some("quiet") => Command::Quiet,
+            Some("prices") => Command::Prices,
             Some("peers") => Command::Peers,
             Some("list") => Command::List,
             Some("table") => Command::Table,
@@ -91,10 +97,15 @@ impl Arguments {
             timeout: 120,
             out: None,
             live: None,
+            publish: false,
         };
         while let Some(word) = words.next() {
             if word == "--quick" {
                 arguments.quick = true;
+                continue;
+            }
+            if word == "--publish" {
+                arguments.publish = true;
                 continue;
             }
             let value = words.next().ok_or(format!("{word} needs a value"))?;

@@ -10,11 +10,14 @@ mod peer_builds;
 mod peers;
 mod picture;
 mod places;
+mod prices;
+mod publish;
 mod quiet;
 mod redis;
 mod results;
 mod rounds;
 mod table;
+mod variants;
 mod workloads;
 
 use arguments::{Arguments, Command};
@@ -37,7 +40,11 @@ fn main() {
 fn execute(arguments: &Arguments) -> Result<(), String> {
     let places = Places::new(arguments.out.as_deref())?;
     if arguments.command == Command::Table {
-        return table::from_file(&places);
+        return table::from_file(&places, arguments);
+    }
+    if arguments.command == Command::Prices {
+        places.build_programs()?;
+        return prices::run(&places, arguments);
     }
     let allocators = peers::find(&places, arguments)?;
     if arguments.command == Command::Peers {
@@ -51,7 +58,7 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
             latency::run(&places, arguments, &allocators)?;
             quiet::run(&places, arguments, &allocators)?;
             // Once more, because it is what the reader came for and has scrolled away.
-            table::from_file(&places)
+            table::from_file(&places, arguments)
         }
         Command::Run => rounds::run(&places, arguments, &allocators),
         Command::Instructions => instructions::run(&places, &allocators),
@@ -63,6 +70,6 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
             }
             Ok(())
         }
-        Command::Peers | Command::Table => Ok(()),
+        Command::Peers | Command::Table | Command::Prices => Ok(()),
     }
 }

@@ -23,7 +23,7 @@ pub fn run(places: &Places, allocators: &[Allocator]) -> Result<(), String> {
     println!("| allocator | 16 bytes | 64 bytes | 1024 bytes |\n|---|---:|---:|---:|");
     for allocator in allocators {
         let cells = SIZES.map(|size| match per_pair(places, allocator, size) {
-            Ok(count) => count,
+            Ok(count) => count.to_string(),
             Err(reason) => format!("failed: {reason}"),
         });
         println!("| {} | {} |", allocator.name, cells.join(" | "));
@@ -31,18 +31,34 @@ pub fn run(places: &Places, allocators: &[Allocator]) -> Result<(), String> {
     Ok(())
 }
 
-/// The count, with a star if it comes from stepping.
-fn per_pair(places: &Places, allocator: &Allocator, size: u64) -> Result<String, String> {
+/// Instructions of one pair.
+#[derive(Clone, Copy, Debug)]
+pub struct PerPair {
+    pub count: f64,
+    /// Whether the processor was stepped; else callgrind counted.
+    pub stepped: bool,
+}
+
+impl std::fmt::Display for PerPair {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{:.1}{}", self.count, if self.stepped { "*" } else { "" })
+    }
+}
+
+/// What one malloc and free of so many bytes take.
+pub fn per_pair(places: &Places, allocator: &Allocator, size: u64) -> Result<PerPair, String> {
     let counted = |pairs| count(places, allocator, pairs, size);
     let by_callgrind = counted(SHORT).and_then(|short| Ok((short, counted(LONG)?)));
     match by_callgrind {
-        Ok((short, long)) if long > short => Ok(format!("{:.1}", (long - short) as f64 / (LONG - SHORT) as f64)),
+        Ok((short, long)) if long > short => {
+            Ok(PerPair { count: (long - short) as f64 / (LONG - SHORT) as f64, stepped: false })
+        }
         _ => {
             let program = places.program("step").display().to_string();
             let words = [program, STEPPED.to_string(), size.to_string()];
             let usage = measure::start(places, allocator, &words, &[], 600)?.finish()?;
-            let steps = usage.printed.get("instructions_per_pair").ok_or("nothing printed")?;
-            Ok(format!("{steps:.1}*"))
+            let count = *usage.printed.get("instructions_per_pair").ok_or("nothing printed")?;
+            Ok(PerPair { count, stepped: true })
         }
     }
 }
@@ -57,8 +73,8 @@ fn count(places: &Places, allocator: &Allocator, pairs: u64, size: u64) -> Resul
     if let Some(library) = &allocator.library {
         command.env("LD_PRELOAD", library);
     }
-    if let Some(options) = &allocator.options {
-        command.env("TESTUDO_OPTIONS", options);
+    if let Some((name, value)) = &allocator.variable {
+        command.env(name, value);
     }
     let output = command.output().map_err(|error| error.to_string())?;
     let said = String::from_utf8_lossy(&output.stderr);

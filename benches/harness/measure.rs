@@ -59,8 +59,8 @@ pub fn start(
     if let Some(library) = &allocator.library {
         command.env("LD_PRELOAD", library);
     }
-    if let Some(options) = &allocator.options {
-        command.env("TESTUDO_OPTIONS", options);
+    if let Some((name, value)) = &allocator.variable {
+        command.env(name, value);
     }
     let launcher = command.spawn().map_err(|error| format!("cannot start the launcher: {error}"))?;
     Ok(Started { launcher, result, output, errors })

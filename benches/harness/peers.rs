@@ -13,16 +13,26 @@ pub struct Allocator {
     pub name: String,
     /// The library to preload; glibc needs none.
     pub library: Option<PathBuf>,
-    /// The value of `TESTUDO_OPTIONS`.
-    pub options: Option<String>,
+    /// The environment variable that configures it, and its value.
+    pub variable: Option<(&'static str, String)>,
 }
+
+impl Allocator {
+    /// A library of testudo's with these options.
+    pub fn testudo(name: impl Into<String>, library: &Path, options: impl Into<String>) -> Self {
+        Self { name: name.into(), library: Some(library.into()), variable: Some((OPTIONS, options.into())) }
+    }
+}
+
+/// Where testudo finds its options.
+const OPTIONS: &str = "TESTUDO_OPTIONS";
 
 const LIBRARY_DIRECTORIES: [&str; 4] =
     ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
 
 /// Finds or builds every allocator that the command line asks for, and says which could not be had.
 pub fn find(places: &Places, arguments: &Arguments) -> Result<Vec<Allocator>, String> {
-    let mut found = vec![Allocator { name: "glibc".into(), library: None, options: None }];
+    let mut found = vec![Allocator { name: "glibc".into(), library: None, variable: None }];
     let mut take = |name: &str, get: &dyn Fn() -> Result<PathBuf, String>| {
         if !arguments.wants_allocator(name) {
             return;
@@ -30,7 +40,7 @@ pub fn find(places: &Places, arguments: &Arguments) -> Result<Vec<Allocator>, St
         match get().and_then(|library| works(&library).map(|()| library)) {
             Ok(library) => {
                 eprintln!("{name}: {}", library.display());
-                found.push(Allocator { name: name.into(), library: Some(library), options: None });
+                found.push(Allocator { name: name.into(), library: Some(library), variable: None });
             }
             Err(reason) => eprintln!("{name}: not found, left out ({})", reason.trim_end()),
         }
@@ -52,13 +62,13 @@ pub fn find(places: &Places, arguments: &Arguments) -> Result<Vec<Allocator>, St
         .map(|(name, profile)| Allocator {
             name: (*name).into(),
             library: None,
-            options: Some(format!("profile={profile}")),
+            variable: Some((OPTIONS, format!("profile={profile}"))),
         })
         .collect();
     let mut others = Vec::new();
     for added in &arguments.added {
-        let allocator =
-            Allocator { name: added.name.clone(), library: added.library.clone(), options: added.options.clone() };
+        let variable = added.options.clone().map(|options| (OPTIONS, options));
+        let allocator = Allocator { name: added.name.clone(), library: added.library.clone(), variable };
         if added.library.is_none() { own.push(allocator) } else { others.push(allocator) }
     }
     if !own.is_empty() {
@@ -86,7 +96,7 @@ pub fn find(places: &Places, arguments: &Arguments) -> Result<Vec<Allocator>, St
 
 /// A library that the loader refuses is ignored with a warning and the program runs under glibc:
 /// measured unawares, that would be a very flattering number.
-fn works(library: &Path) -> Result<(), String> {
+pub fn works(library: &Path) -> Result<(), String> {
     let output = Command::new("cat")
         .arg("/proc/self/maps")
         .env("LD_PRELOAD", library)
@@ -123,16 +133,18 @@ fn scudo() -> Result<PathBuf, String> {
 }
 
 /// testudo's own library, built now so that it is what the sources say.
-fn testudo(places: &Places, arguments: &Arguments) -> Result<PathBuf, String> {
+pub fn testudo(places: &Places, arguments: &Arguments) -> Result<PathBuf, String> {
     if let Some(library) = &arguments.testudo {
         return library.canonicalize().map_err(|error| format!("{}: {error}", library.display()));
     }
     eprintln!("building testudo …");
-    let messages = run_tool(
-        Command::new("cargo")
-            .args(["build", "--release", "--package", "testudo-preload", "--message-format", "json"])
-            .current_dir(places.root()),
-    )?;
+    build_preload(Command::new("cargo").current_dir(places.root()))
+}
+
+/// Builds the library to preload with this cargo, in its directory; returns where it is.
+pub fn build_preload(cargo: &mut Command) -> Result<PathBuf, String> {
+    let messages =
+        run_tool(cargo.args(["build", "--release", "--package", "testudo-preload", "--message-format", "json"]))?;
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

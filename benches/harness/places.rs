@@ -32,6 +32,11 @@ impl Places {
         self.package.parent().unwrap_or(&self.package)
     }
 
+    /// Where the raw results of a command are kept.
+    pub fn results(&self, name: &str) -> PathBuf {
+        self.out.join(name).with_extension("json")
+    }
+
     /// A program of programs/, as built.
     pub fn program(&self, name: &str) -> PathBuf {
         self.out.join("bin").join(name)

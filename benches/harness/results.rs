@@ -1,12 +1,11 @@
 //! The raw results, as they are kept on disk.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
 use crate::measure::Usage;
-use crate::places::Places;
 use crate::workloads::Group;
 
 /// One run of one workload under one allocator.
@@ -29,6 +28,14 @@ pub struct Described {
     pub timed: bool,
 }
 
+/// Median, smallest and largest ratio over the rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Ratio {
+    pub median: f64,
+    pub least: f64,
+    pub most: f64,
+}
+
 /// Everything that was measured, and on what.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -42,18 +49,16 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads the last run's results.
-    pub fn load(places: &Places) -> Result<Self, String> {
-        let file = file(places);
-        let text =
-            std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}; `run` writes it", file.display()))?;
+    /// Reads what [`Self::save`] wrote.
+    pub fn load(file: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
     }
 
     /// Writes the results.
-    pub fn save(&self, places: &Places) -> Result<(), String> {
+    pub fn save(&self, file: &Path) -> Result<(), String> {
         let text = serde_json::to_string_pretty(self).map_err(|error| error.to_string())?;
-        std::fs::write(file(places), text).map_err(|error| error.to_string())
+        std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
     }
 
     /// The successful run of that name, allocator and round.
@@ -64,14 +69,41 @@ impl Report {
             .and_then(|run| run.outcome.as_ref().ok())
     }
 
+    /// How much more of something an allocator used than another one, each round's ratio taken within that round.
+    pub fn ratio(
+        &self,
+        workload: &str,
+        allocator: &str,
+        base: &str,
+        quantity: &dyn Fn(&Usage) -> f64,
+    ) -> Option<Ratio> {
+        let of = |name: &str, round| self.usage(workload, name, round).map(quantity);
+        let mut ratios: Vec<f64> =
+            (0..self.rounds()).filter_map(|round| Some(of(allocator, round)? / of(base, round)?.max(1e-9))).collect();
+        let median = median(&mut ratios)?;
+        Some(Ratio { median, least: *ratios.first()?, most: *ratios.last()? })
+    }
+
     /// The number of rounds that were begun.
     pub fn rounds(&self) -> usize {
         self.runs.iter().map(|run| run.round + 1).max().unwrap_or(0)
     }
 }
 
-fn file(places: &Places) -> PathBuf {
-    places.out.join("results.json")
+/// Sorts, and takes the middle one; of an even number the mean of the two in the middle, for the
+/// lower alone would flatter and the upper alone slander.
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[(values.len() - 1) / 2];
+    Some((lower + upper) / 2.0)
+}
+
+/// The geometric mean, and of how many; nothing of none.
+pub fn geometric_mean(ratios: impl Iterator<Item = f64>) -> Option<(f64, usize)> {
+    let logarithms: Vec<f64> = ratios.map(f64::ln).collect();
+    let count = logarithms.len();
+    (count > 0).then(|| ((logarithms.iter().sum::<f64>() / count as f64).exp(), count))
 }
 
 /// The processor, its number, the kernel and the C library in one line.

@@ -1,7 +1,7 @@
 //! The rounds: in each, every workload runs once under every allocator, one straight after the
 //! other, so that what disturbs the machine for a while disturbs all of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::arguments::Arguments;
 use crate::measure::{self, Usage};
@@ -15,6 +15,18 @@ use crate::workloads::{self, Kind, Workload};
 /// Runs everything, then prints the tables and draws the picture.
 pub fn run(places: &Places, arguments: &Arguments, allocators: &[Allocator]) -> Result<(), String> {
     let workloads = workloads::chosen(places, arguments)?;
+    measure_all(places, arguments, &workloads, allocators, "results")?;
+    table::from_file(places, arguments)
+}
+
+/// Measures every workload under every allocator, shows progress, and keeps what was measured under this name.
+pub fn measure_all(
+    places: &Places,
+    arguments: &Arguments,
+    workloads: &[Workload],
+    allocators: &[Allocator],
+    name: &str,
+) -> Result<Report, String> {
     let mut report = Report {
         machine: machine(),
         quick: arguments.quick,
@@ -32,12 +44,16 @@ pub fn run(places: &Places, arguments: &Arguments, allocators: &[Allocator]) -> 
     };
     let total = workloads.len() * allocators.len() * arguments.rounds;
     let start = Instant::now();
+    let mut spent = vec![Duration::ZERO; allocators.len()];
     for round in 0..arguments.rounds {
-        for workload in &workloads {
+        for workload in workloads {
             for turn in 0..allocators.len() {
                 // Each round begins with another allocator: none always follows the same neighbour.
-                let allocator = &allocators[(turn + round * 5) % allocators.len()];
+                let which = (turn + round * 5) % allocators.len();
+                let (Some(allocator), Some(spent)) = (allocators.get(which), spent.get_mut(which)) else { continue };
+                let begun = Instant::now();
                 let outcome = measure_once(places, workload, allocator, arguments.timeout);
+                *spent += begun.elapsed();
                 progress(report.runs.len() + 1, total, start, workload, allocator, &outcome);
                 report.runs.push(Run {
                     workload: workload.name.into(),
@@ -46,10 +62,14 @@ pub fn run(places: &Places, arguments: &Arguments, allocators: &[Allocator]) -> 
                     outcome,
                 });
             }
-            report.save(places)?;
+            report.save(&places.results(name))?;
         }
     }
-    table::from_file(places)
+    eprintln!("\nmeasuring took {:.0} s, of which", start.elapsed().as_secs_f64());
+    for (allocator, spent) in allocators.iter().zip(&spent) {
+        eprintln!("{:7.0} s under {}", spent.as_secs_f64(), allocator.name);
+    }
+    Ok(report)
 }
 
 /// One workload under one allocator.

@@ -5,24 +5,18 @@
 
 use std::fmt::Write as _;
 
+use crate::arguments::Arguments;
 use crate::measure::Usage;
 use crate::picture;
 use crate::places::Places;
-use crate::results::Report;
+use crate::publish::publish;
+use crate::results::{Ratio, Report, geometric_mean, median};
 use crate::workloads::Group;
 
 /// The allocator that the others are compared with.
 const BASE: &str = "glibc";
 /// Below this, memory is mostly the program's own image: such workloads stay out of the mean.
 const LARGE_KIB: f64 = 10.0 * 1024.0;
-
-/// Median, smallest and largest ratio.
-#[derive(Clone, Copy, Debug)]
-pub struct Ratio {
-    pub median: f64,
-    pub least: f64,
-    pub most: f64,
-}
 
 /// One row: a workload and a cell for each allocator.
 pub struct Row {
@@ -45,10 +39,7 @@ impl Table {
     /// An allocator's geometric mean over the rows it has of a group, or of all, and how many
     /// those are.
     pub fn mean(&self, column: usize, group: Option<Group>) -> Option<(f64, usize)> {
-        let logarithms: Vec<f64> =
-            self.counted(group).filter_map(|row| row.cells[column]).map(|ratio| ratio.median.ln()).collect();
-        let count = logarithms.len();
-        (count > 0).then(|| ((logarithms.iter().sum::<f64>() / count as f64).exp(), count))
+        geometric_mean(self.counted(group).filter_map(|row| row.cells[column]).map(|ratio| ratio.median))
     }
 
     fn counted(&self, group: Option<Group>) -> impl Iterator<Item = &Row> {
@@ -57,8 +48,8 @@ impl Table {
 }
 
 /// Prints the last results, writes them as Markdown and draws the picture.
-pub fn from_file(places: &Places) -> Result<(), String> {
-    let report = Report::load(places)?;
+pub fn from_file(places: &Places, arguments: &Arguments) -> Result<(), String> {
+    let report = Report::load(&places.results("results")).map_err(|error| format!("{error}; `run` writes it"))?;
     let timed = |name: &str| report.workloads.iter().any(|workload| workload.name == name && workload.timed);
     let time = compute(&report, "wall time", "s", &|usage| usage.wall, &timed, &|_| true);
     let processor = compute(&report, "processor time", "s", &|usage| usage.user + usage.system, &timed, &|_| true);
@@ -77,12 +68,10 @@ pub fn from_file(places: &Places) -> Result<(), String> {
     }
     text += &printed_numbers(&report);
     text += &failures(&report);
-    println!("\n{text}");
-    let markdown_file = places.out.join("results.md");
-    std::fs::write(&markdown_file, &text).map_err(|error| error.to_string())?;
     let picture_file = places.out.join("results.svg");
     picture::draw(&picture_file, &report.allocators, &[time, memory])?;
-    println!("written: {}, {}, results.json", markdown_file.display(), picture_file.display());
+    publish(places, arguments, "results", &text)?;
+    println!("the picture: {}", picture_file.display());
     Ok(())
 }
 
@@ -103,30 +92,12 @@ fn compute(
             let of = |allocator: &str, round| report.usage(name, allocator, round).map(quantity);
             let mut bases: Vec<f64> = (0..report.rounds()).filter_map(|round| of(BASE, round)).collect();
             let base = median(&mut bases).unwrap_or(f64::NAN);
-            let cells = report
-                .allocators
-                .iter()
-                .map(|allocator| {
-                    let mut ratios: Vec<f64> = (0..report.rounds())
-                        .filter_map(|round| Some(of(allocator, round)? / of(BASE, round)?.max(1e-9)))
-                        .collect();
-                    let median = median(&mut ratios)?;
-                    Some(Ratio { median, least: *ratios.first()?, most: *ratios.last()? })
-                })
-                .collect();
+            let cells =
+                report.allocators.iter().map(|allocator| report.ratio(name, allocator, BASE, quantity)).collect();
             Row { name: name.clone(), base, cells, group: workload.group, in_mean: in_mean(base) }
         })
         .collect();
     Table { title, unit, rows }
-}
-
-/// Sorts, and takes the middle one; of an even number the mean of the two in the middle, for the
-/// lower alone would flatter and the upper alone slander.
-fn median(values: &mut [f64]) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    let lower = values[(values.len() - 1) / 2];
-    Some((lower + upper) / 2.0)
 }
 
 fn markdown(report: &Report, table: &Table) -> String {
