@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::secondary::{self, Secondary};
 use crate::size_class::{CLASSES, ClassId};
 use crate::thread_cache::ThreadCache;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Address space of the process-wide heap.
 pub(crate) const PROCESS_ARENA: usize = 8 << 40;
@@ -54,9 +54,24 @@ pub(crate) struct Core {
     pub(crate) classes: [Lock<Class>; CLASSES],
     pub(crate) zero_sized: Lock<ZeroSized>,
     pub(crate) secondary: Secondary,
+    /// Address of the cache of all threads that have none of their own: in a private heap, all of them.
+    pub(crate) shared: Lock<usize>,
+    pub(crate) links: Links,
     registry: Lock<Registry>,
     /// How many forks lie between the process that made the heap and this one.
     generation: AtomicU32,
+}
+
+/// Neighbours of a heap in the list of all heaps (see [`super::fork`]); touched only under the list's lock.
+pub(crate) struct Links {
+    pub(crate) previous: AtomicUsize,
+    pub(crate) next: AtomicUsize,
+}
+
+impl Links {
+    const fn new() -> Self {
+        Self { previous: AtomicUsize::new(0), next: AtomicUsize::new(0) }
+    }
 }
 
 /// The caches of a heap and the marks that they use.
@@ -135,6 +150,8 @@ impl Core {
             }
             (&raw mut (*core).zero_sized).write(Lock::new(ZeroSized::new()));
             (*core).secondary.init(&options, random.fork());
+            (&raw mut (*core).shared).write(Lock::new(0));
+            (&raw mut (*core).links).write(Links::new());
             (&raw mut (*core).registry).write(Lock::new(Registry { first: 0, marks: [0; 4], random: random.fork() }));
             (&raw mut (*core).generation).write(AtomicU32::new(0));
         }
@@ -250,7 +267,9 @@ impl Core {
         }
     }
 
+    /// Every lock, those first under which others are taken.
     fn for_each_lock(&self, mut visit: impl FnMut(&RawLock)) {
+        visit(self.shared.raw());
         visit(self.registry.raw());
         for class in &self.classes {
             visit(class.raw());

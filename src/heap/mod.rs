@@ -3,11 +3,15 @@
 //! * [`allocate`]: pick → seal → hand out; [`free`]: verify → quarantine → recycle; [`reallocate`].
 //! * [`locate`]: from an address to what is known about it, for everything that is not the fast path.
 //! * [`core`]: the value that a heap is.
-//! * [`process`]: the heap of the process, thread by thread; [`private`]: heaps as values.
+//! * [`process`]: the heap of the process, thread by thread; [`private`]: heaps as values, [`allocator_api`] for
+//!   collections in them; [`fork`]: how they all get through a fork.
 
 pub(crate) mod allocate;
+#[cfg(feature = "allocator-api2")]
+mod allocator_api;
 pub(crate) mod check;
 pub(crate) mod core;
+mod fork;
 pub(crate) mod free;
 pub(crate) mod locate;
 pub(crate) mod neighbours;

@@ -3,11 +3,12 @@
 use super::allocate::Failure;
 use super::check::Stats;
 use super::core::{Core, CreateError, PRIVATE_ARENA};
-use super::free::Demand;
+use super::fork;
+use super::free::{Demand, Freed};
 use crate::chunk::header::Origin;
 use crate::options::Options;
-use crate::os::lock::Lock;
-use crate::protections::with_mixture;
+use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
+use crate::size_class::{FINE_MAX, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::alloc::Layout;
@@ -43,10 +44,26 @@ impl From<Failure> for AllocateError {
     }
 }
 
-/// An isolated heap: its own address range, secrets, limits and quarantine. Dropping it gives everything in it back
-/// at once, whether it was freed or not.
+/// An isolated heap: its own address range, secrets, limits and quarantine. For a parser, a request or a plug-in, so that
+/// what goes wrong there stays there.
 ///
-/// Threads share it through one lock. Checks return what they find; nothing here aborts.
+/// Dropping it gives everything in it back at once, whether it was freed or not. Nothing may use a chunk after that;
+/// collections that borrow the heap (feature `allocator-api2`) leave that to the compiler.
+///
+/// # Violations
+/// Checks return what they find; no method of this type ends the process. After a [`Violation`] other than for a wrong
+/// argument, somebody has written where they must not: drop the heap, and trust nothing that was in it. Collections have
+/// no way to say so: through `allocator-api2` a violation ends the process with a report, as in the process-wide heap.
+///
+/// # Limits
+/// [`Options::heap_limit_mb`] bounds what is allocated at a time, [`Options::max_alloc_mb`] a single request, both in MiB.
+/// Beyond them there is [`AllocateError::OutOfMemory`], and nothing is lost. Every heap reserves 64 GiB of address space
+/// (less under `ulimit -v`), which takes no memory.
+///
+/// # Threads and forks
+/// A heap can be sent to and shared by threads, and a chunk given back by another thread than the one that allocated
+/// it. All go through one lock, so threads that allocate a lot should have a heap each. `fork` waits until no thread is
+/// inside a heap; the child goes on with a copy of each heap, and draws randomness of its own.
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -63,52 +80,72 @@ impl From<Failure> for AllocateError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Heap {
+    /// Address of the heap proper; nothing in it is reached but through shared references, atomics and locks.
     core: usize,
-    cache: Lock<usize>,
 }
-
-// SAFETY: the heap is reached through shared references and locks, its cache under the lock.
-unsafe impl Send for Heap {}
 
 impl Heap {
     /// Makes a heap.
     ///
     /// # Errors
     /// When the system refuses address space, memory or entropy.
+    ///
+    /// ```
+    /// use testudo::{Heap, Options};
+    ///
+    /// let heap = Heap::new(Options { heap_limit_mb: 16, max_alloc_mb: 4, ..Options::DEFAULT })?;
+    /// assert_eq!(heap.stats().chunks, 0);
+    /// # Ok::<(), testudo::CreateError>(())
+    /// ```
     pub fn new(options: Options) -> Result<Self, CreateError> {
-        let core = Core::create(options, PRIVATE_ARENA)?;
-        // SAFETY: just made; destroyed in `drop` only.
-        let cache = unsafe { Core::at(core) }.adopt_cache(false);
-        match cache {
-            Ok(cache) => Ok(Self { core, cache: Lock::new(cache) }),
-            Err(_) => {
-                // SAFETY: nobody has seen it yet.
-                unsafe { Core::destroy(core) };
-                Err(CreateError::OutOfMemory)
-            }
-        }
+        Self::from_core(Core::create(options, PRIVATE_ARENA)?)
     }
 
-    fn core(&self) -> &Core {
+    /// Gives a heap that was just made its cache, and enters it into the list.
+    fn from_core(address: usize) -> Result<Self, CreateError> {
+        // SAFETY: just made; destroyed below or in `drop`.
+        let core = unsafe { Core::at(address) };
+        match core.adopt_cache(false) {
+            Ok(cache) => *core.shared.lock() = cache,
+            Err(_) => {
+                // SAFETY: nobody else has seen it yet.
+                unsafe { Core::destroy(address) };
+                return Err(CreateError::OutOfMemory);
+            }
+        }
+        fork::enlist(core);
+        Ok(Self { core: address })
+    }
+
+    pub(super) fn core(&self) -> &Core {
         // SAFETY: lives until `drop`.
         unsafe { Core::at(self.core) }
     }
 
     fn with_cache<R>(&self, work: impl FnOnce(&Core, &mut ThreadCache) -> R) -> R {
-        let cache = self.cache.lock();
+        let core = self.core();
+        let cache = core.shared.lock();
         // SAFETY: the heap's only cache, under its lock.
-        work(self.core(), unsafe { &mut *core::ptr::with_exposed_provenance_mut(*cache) })
+        work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(*cache) })
     }
 
-    /// A chunk for `layout`; its first byte is at the returned address. Zeroed unless `zero_on_free` is off.
+    /// A chunk for `layout`; its first byte is at the returned address. Zeroed unless [`Options::zero_on_free`] is off.
     ///
     /// # Errors
     /// When a limit is reached, or the slot that was picked has been written to while it was free.
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use testudo::{AllocateError, Heap, Options};
+    /// let heap = Heap::new(Options { max_alloc_mb: 1, ..Options::DEFAULT })?;
+    /// let chunk = heap.allocate(Layout::new::<[u64; 100]>())?;
+    /// assert!(chunk.cast::<u64>().is_aligned());
+    /// let bomb = heap.allocate(Layout::array::<u8>(1 << 40)?);
+    /// assert_eq!(bomb, Err(AllocateError::OutOfMemory));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, AllocateError> {
-        let align_log2 = layout.align().ilog2();
-        let chunk = self.with_cache(|core, cache| {
-            with_mixture!(cache.set, P => core.allocate_aligned::<P>(cache, layout.size(), align_log2, Origin::Rust))
-        })?;
+        let chunk = self.with_cache(|core, cache| hand_out(core, cache, layout.size(), layout.align().ilog2()))?;
         NonNull::new(core::ptr::with_exposed_provenance_mut(chunk)).ok_or(AllocateError::OutOfMemory)
     }
 
@@ -120,19 +157,42 @@ impl Heap {
     /// # Safety
     /// Nothing uses the chunk any more. That it is a live chunk of this heap and of this layout is
     /// checked, not required.
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use testudo::{Heap, Kind, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// let chunk = heap.allocate(Layout::new::<u64>())?;
+    /// // SAFETY: nobody uses the chunk; that it was allocated otherwise is for the heap to find.
+    /// let wrong = unsafe { heap.deallocate(chunk, Layout::new::<[u64; 2]>()) };
+    /// assert_eq!(wrong.unwrap_err().kind, Kind::WrongSize);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn deallocate(&self, chunk: NonNull<u8>, layout: Layout) -> Result<(), Violation> {
-        let demand = demand(layout);
         let chunk = chunk.as_ptr().expose_provenance();
-        self.with_cache(|core, cache| with_mixture!(cache.set, P => core.free::<P>(cache, chunk, demand)))
+        self.with_cache(|core, cache| take_back(core, cache, chunk, demand(layout)))
     }
 
-    /// Changes the size of a chunk; returns its new address. Its contents up to the smaller size stay.
+    /// Changes the size of a chunk; returns its new address. Its contents up to the smaller size stay; what it gains
+    /// is zeroed unless [`Options::zero_on_free`] is off.
     ///
     /// # Errors
     /// When a limit is reached or the chunk is not what `layout` says; then it is as it was.
     ///
     /// # Safety
     /// Nothing uses the old address any more if this succeeds.
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use testudo::{Heap, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// let layout = Layout::array::<u8>(100)?;
+    /// let chunk = heap.allocate(layout)?;
+    /// // SAFETY: a live chunk of this layout, whose old address is forgotten.
+    /// let longer = unsafe { heap.reallocate(chunk, layout, 1000) }?;
+    /// assert_eq!(heap.size_of(longer), Ok(1000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub unsafe fn reallocate(
         &self,
         chunk: NonNull<u8>,
@@ -159,10 +219,21 @@ impl Heap {
         self.core().locate(chunk, Operation::UsableSize).map(|located| located.size())
     }
 
-    /// Verifies every chunk.
+    /// Verifies every chunk, live and free.
     ///
     /// # Errors
     /// The first damage found.
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use testudo::{Heap, Kind, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// let chunk = heap.allocate(Layout::array::<u8>(20)?)?;
+    /// // SAFETY: a mistake: the byte behind the chunk.
+    /// unsafe { chunk.as_ptr().add(20).write_volatile(b'!') };
+    /// assert_eq!(heap.check().unwrap_err().kind, Kind::Overflow);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn check(&self) -> Result<(), Violation> {
         self.with_cache(|core, cache| core.check(cache.mark))
     }
@@ -177,13 +248,14 @@ impl Heap {
 
     /// Counts what the heap holds.
     pub fn stats(&self) -> Stats {
-        let _still = self.cache.lock();
+        let _still = self.core().shared.lock();
         self.core().stats()
     }
 }
 
 impl Drop for Heap {
     fn drop(&mut self) {
+        fork::delist(self.core());
         // SAFETY: `self` is gone after this, and chunks may not outlive their heap.
         unsafe { Core::destroy(self.core) };
     }
@@ -192,6 +264,40 @@ impl Drop for Heap {
 impl fmt::Debug for Heap {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Heap").field("options", &self.core().options).finish_non_exhaustive()
+    }
+}
+
+/// Allocates as the process-wide heap does: what is compiled for `default` first, then what is compiled for the heap's
+/// set of checks, then the path that tells everything in full.
+fn hand_out(core: &Core, cache: &mut ThreadCache, size: usize, align_log2: u32) -> Result<usize, Failure> {
+    if cache.set == Set::Default
+        && let Some(chunk) = core.allocate_ready::<DefaultProfile, FINE_MAX>(cache, size, align_log2, Origin::Rust)
+    {
+        return Ok(chunk);
+    }
+    let ready = with_set!(cache.set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, Origin::Rust));
+    match ready {
+        Some(chunk) => Ok(chunk),
+        None => {
+            with_mixture!(cache.set, P => core.allocate_aligned::<P>(cache, size, align_log2, Origin::Rust))
+        }
+    }
+}
+
+/// Takes a chunk back, in the same order of paths.
+fn take_back(core: &Core, cache: &mut ThreadCache, chunk: usize, demand: Demand) -> Result<(), Violation> {
+    let mut freed = Freed::Unusual;
+    if cache.set == Set::Default {
+        freed = core.free_usual::<DefaultProfile, FINE_MAX>(cache, chunk, demand);
+    }
+    if freed == Freed::Unusual {
+        freed = with_set!(cache.set, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand));
+    }
+    match freed {
+        Freed::Done => Ok(()),
+        Freed::Unusual => with_mixture!(cache.set, P => core.free::<P>(cache, chunk, demand)),
+        Freed::Overfull(class, slot) => core.make_room(cache, class, slot),
+        Freed::AtTurn(class, slot) => core.turn(cache, class, slot),
     }
 }
 
@@ -205,7 +311,7 @@ pub(crate) fn demand(layout: Layout) -> Demand {
 
 #[cfg(test)]
 mod tests {
-    use super::{Core, Heap, Lock, PRIVATE_ARENA};
+    use super::{Core, Heap, PRIVATE_ARENA};
     use crate::options::Options;
     use crate::violation::Kind;
     use core::alloc::Layout;
@@ -215,9 +321,7 @@ mod tests {
         let core = Core::create(options, PRIVATE_ARENA).expect("memory");
         // SAFETY: nobody else has seen the heap yet, and nothing in it has been sealed.
         unsafe { (*core::ptr::with_exposed_provenance_mut::<Core>(core)).seal.has_instruction = false };
-        // SAFETY: just made.
-        let cache = unsafe { Core::at(core) }.adopt_cache(false).expect("memory");
-        Heap { core, cache: Lock::new(cache) }
+        Heap::from_core(core).expect("memory")
     }
 
     #[test]

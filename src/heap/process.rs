@@ -6,6 +6,7 @@
 use super::allocate::Failure;
 use super::check::Stats;
 use super::core::{Core, PROCESS_ARENA};
+use super::fork;
 use super::free::{Demand, Freed};
 use crate::chunk::header::Origin;
 use crate::options::{self, Options};
@@ -25,9 +26,6 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 static HEAP: AtomicUsize = AtomicUsize::new(0);
 /// Guards the making of it.
 static MAKING: RawLock = RawLock::new();
-/// The cache of all threads that have none of their own, and its lock.
-static SHARED: AtomicUsize = AtomicUsize::new(0);
-static SHARED_LOCK: RawLock = RawLock::new();
 /// The `pthread` key whose destructor returns a thread's cache, plus one; zero when there is none.
 static KEY: AtomicU32 = AtomicU32::new(0);
 
@@ -227,11 +225,9 @@ fn with_slow_cache<R>(start: &Start, work: impl FnOnce(&'static Core, &mut Threa
         // SAFETY: this thread's own cache.
         return work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(word) });
     }
-    SHARED_LOCK.acquire();
+    let shared = core.shared.lock();
     // SAFETY: the shared cache was made with the heap, and its lock is held.
-    let outcome = work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(SHARED.load(Ordering::Relaxed)) });
-    SHARED_LOCK.release();
-    outcome
+    work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(*shared) })
 }
 
 /// Gives the calling thread a cache; the shared one stands in when there is no memory for that.
@@ -303,7 +299,7 @@ fn make_heap(start: &Start) -> &'static Core {
     // SAFETY: just made.
     let core = unsafe { Core::at(address) };
     match core.adopt_cache(true) {
-        Ok(shared) => SHARED.store(shared, Ordering::Release),
+        Ok(shared) => *core.shared.lock() = shared,
         Err(_) => report::refuse(&"cannot start: no memory for the first cache (see ulimit -v)"),
     }
     HEAP.store(address, Ordering::Release);
@@ -314,10 +310,7 @@ fn make_heap(start: &Start) -> &'static Core {
     if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } == 0 {
         KEY.store(key + 1, Ordering::Release);
     }
-    // Registered as the first of all, these run last before a fork and first after it: handlers of others may
-    // allocate on both sides.
-    // SAFETY: the handlers live as long as the process.
-    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
+    fork::enlist(core);
     if options.check_at_exit {
         // SAFETY: as above.
         unsafe { libc::atexit(check_at_exit) };
@@ -346,19 +339,4 @@ extern "C" fn check_at_exit() {
     if let Err(violation) = check() {
         report::abort(&violation);
     }
-}
-
-extern "C" fn before_fork() {
-    SHARED_LOCK.acquire();
-    heap(&Options::DEFAULT).lock_all();
-}
-
-extern "C" fn after_fork_in_parent() {
-    heap(&Options::DEFAULT).unlock_all();
-    SHARED_LOCK.release();
-}
-
-extern "C" fn after_fork_in_child() {
-    heap(&Options::DEFAULT).restart_in_child();
-    SHARED_LOCK.reset();
 }
