@@ -114,6 +114,8 @@ pub(crate) struct Bin {
     pub(crate) capacity: u32,
     pub(crate) ready: Ready,
     pub(crate) ring: Ring,
+    /// Which of the open slabs of the class slots were taken from the last time.
+    pub(crate) open_slab: u8,
 }
 
 impl Bin {
@@ -128,6 +130,7 @@ impl Bin {
             capacity: class.capacity() as u32,
             ready: Ready::new(ready),
             ring: Ring::new(places, stride > FINE_MAX + HEADER),
+            open_slab: u8::MAX,
         }
     }
 }

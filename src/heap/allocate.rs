@@ -177,7 +177,8 @@ impl Core {
         let wanted = cache.stock(class).bin.ready.next_batch().clamp(1, BATCH);
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
-        let taken = self.class(class).lock().take(self.ground(), mark, &mut cache.random, batch)?;
+        let (random, Stock { bin, .. }) = cache.random_and_stock(class);
+        let taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.open_slab, batch)?;
         let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;
         let Stock { bin, ready_slots, .. } = cache.stock(class);
         for &slot in others.iter().rev() {

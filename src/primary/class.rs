@@ -1,9 +1,10 @@
 //! A size class: which of its slots are handed out next, and which of its slabs go back to the system.
 //!
-//! Threads take and return slots in batches, under the lock of the class. A batch is one or more
-//! ascending runs, each from a randomly chosen open slab and a randomly chosen place in it: the next
-//! run can't be predicted, nor which slots it passes over for later, while a program's later walk over its objects still meets ascending
-//! lines, which is what hardware prefetching needs (SECURITY.md has both figures).
+//! Threads take and return slots in batches, under the lock of the class. A batch is an ascending run of slots that
+//! passes over some of them for later. Where runs begin is random: in which open slab, and where in it; then a cache
+//! stays with its slab for several batches. So the place of the next run can't be foreseen, nor which slots it passes
+//! over, while a program's later walk over its objects meets ascending lines over many pages, which is what hardware
+//! prefetching needs (SECURITY.md has both figures).
 
 use super::arena::Arena;
 use super::region::{OwnedSlot, Region, SlotIndex, state};
@@ -50,11 +51,18 @@ pub(crate) struct Class {
     next_slab: u32,
     /// Slabs with memory behind them, and those of them that are all free.
     slabs_in_use: u32,
-    open: [SlabId; MAX_OPEN],
+    open: [Open; MAX_OPEN],
     open_count: usize,
     partial: List,
     empty: List,
     released: List,
+}
+
+/// A slab that slots are taken from, and the word of free bits where the next run begins.
+#[derive(Clone, Copy)]
+struct Open {
+    slab: SlabId,
+    word: u32,
 }
 
 /// Descriptors, found through the regions' tables.
@@ -77,7 +85,7 @@ impl Class {
             region: None,
             next_slab: 0,
             slabs_in_use: 0,
-            open: [SlabId::new(0, 0); MAX_OPEN],
+            open: [Open { slab: SlabId::new(0, 0), word: 0 }; MAX_OPEN],
             open_count: 0,
             partial: List::new(),
             empty: List::new(),
@@ -87,6 +95,11 @@ impl Class {
 
     fn slots(&self) -> u32 {
         1 << slots_log2(self.id)
+    }
+
+    /// Words of free bits of a slab.
+    fn words(&self) -> u32 {
+        self.slots().div_ceil(64)
     }
 
     fn slab_bytes(&self) -> usize {
@@ -103,6 +116,7 @@ impl Class {
         ground: Ground<'_>,
         mark: u8,
         random: &mut Random,
+        preferred: &mut u8,
         out: &mut [OwnedSlot],
     ) -> Result<usize, OutOfMemory> {
         let mut taken = 0;
@@ -112,20 +126,43 @@ impl Class {
                 Err(refused) if taken == 0 => return Err(refused),
                 Err(_) => break,
             }
-            let which = if ground.options.randomize { random.below(self.open_count as u32) as usize } else { 0 };
-            let Some(&slab) = self.open.get(which) else { break };
+            let which = self.choose(ground.options, random, preferred);
+            let Some(&open) = self.open.get(which) else { break };
             let rest = out.get_mut(taken..).unwrap_or_default();
-            taken += self.take_run(ground, slab, mark, random, rest);
-            if Descriptors(ground.arena).slab(slab).free == 0 {
+            let (count, word) = self.take_run(ground, open, mark, random, rest);
+            taken += count;
+            if Descriptors(ground.arena).slab(open.slab).free == 0 {
                 self.close(ground, which);
+            } else if let Some(open) = self.open.get_mut(which) {
+                open.word = word;
             }
         }
         Ok(taken)
     }
 
+    /// The open slab to take from: mostly the one that the cache took from the last time, so that what it hands out
+    /// lies in order over many batches and threads keep out of each other's slabs; now and then any other.
+    fn choose(&self, options: &Options, random: &mut Random, preferred: &mut u8) -> usize {
+        const STAY: u32 = 8;
+        if !options.randomize {
+            return 0;
+        }
+        let short_runs = self.short_runs(options);
+        if short_runs || usize::from(*preferred) >= self.open_count || random.below(STAY) == 0 {
+            *preferred = random.below(self.open_count as u32) as u8;
+        }
+        usize::from(*preferred)
+    }
+
+    /// Whether each run begins elsewhere: asked for by `run_slots`, and free for slots that are longer than a page's
+    /// share of a prefetcher's attention.
+    fn short_runs(&self, options: &Options) -> bool {
+        options.run_slots <= 8 || self.id.stride() > ORDERED
+    }
+
     fn close(&mut self, ground: Ground<'_>, which: usize) {
         let Some(last) = self.open_count.checked_sub(1) else { return };
-        if let Some(&slab) = self.open.get(which) {
+        if let Some(&Open { slab, .. }) = self.open.get(which) {
             Descriptors(ground.arena).slab(slab).place = Place::Full;
         }
         self.open.swap(which, last);
@@ -143,8 +180,9 @@ impl Class {
                 Err(refused) => return Err(refused),
             };
             Descriptors(ground.arena).slab(slab).place = Place::Open;
+            let word = if ground.options.randomize { random.below(self.words()) } else { 0 };
             if let Some(place) = self.open.get_mut(self.open_count) {
-                *place = slab;
+                *place = Open { slab, word };
                 self.open_count += 1;
             }
         }
@@ -235,26 +273,30 @@ impl Class {
         Ok(())
     }
 
-    /// Takes one run of slots out of an open slab, ascending, from a random place, and passing some over.
+    /// Takes one run of slots out of an open slab: ascending, and passing some over. Returns how many, and the word where
+    /// the next run begins.
     fn take_run(
         &mut self,
         ground: Ground<'_>,
-        id: SlabId,
+        open: Open,
         mark: u8,
         random: &mut Random,
         out: &mut [OwnedSlot],
-    ) -> usize {
+    ) -> (usize, u32) {
+        let Open { slab: id, word: start } = open;
         let region = ground.arena.region(id.region());
         let first = id.number() << slots_log2(self.id);
-        let words = self.slots().div_ceil(64);
-        let start = if ground.options.randomize { random.below(words) } else { 0 };
+        let words = self.words();
+        let start =
+            if self.short_runs(ground.options) && ground.options.randomize { random.below(words) } else { start };
         let found = (0..words).find_map(|step| {
-            let base = first + ((start + step) % words) * 64;
+            let number = (start + step) % words;
+            let base = first + number * 64;
             let (word, mask) = word_of(region, base, self.slots());
             let bits = word.load(Ordering::Relaxed) & mask;
-            (bits != 0).then_some((base, word, bits))
+            (bits != 0).then_some((number, base, word, bits))
         });
-        let Some((base, word, bits)) = found else { return 0 };
+        let Some((number, base, word, bits)) = found else { return (0, start) };
         let mut taken = 0;
         let mut gone = 0;
         for mut part in self.order(ground.options, bits, random) {
@@ -270,21 +312,20 @@ impl Class {
         }
         word.store(word.load(Ordering::Relaxed) & !gone, Ordering::Relaxed);
         Descriptors(ground.arena).slab(id).free -= taken as u16;
-        taken
+        (taken, number)
     }
 
     /// The free slots of a word as parts that are taken one after the other, each ascending.
     ///
-    /// A whole word goes to one cache if it wants so many: its state bytes share a cache line. Its halves come in random
-    /// order, and in each some slots are passed over and taken at the end: an eighth of them; a quarter, and from a
-    /// random place on, where short runs are wanted. Larger slots are taken one by one.
-    fn order(&self, options: &Options, bits: u64, random: &mut Random) -> [u64; 4] {
-        const LOW: u64 = 0xffff_ffff;
+    /// A whole word goes to one cache if it wants so many: its state bytes share a cache line. Some of its slots, an eighth,
+    /// are passed over and taken at the end. Where short runs are wanted, it is a quarter, they are left, and the
+    /// run starts at a random place; longer slots are taken one by one.
+    fn order(&self, options: &Options, bits: u64, random: &mut Random) -> [u64; 2] {
         if !options.randomize {
-            return [bits, 0, 0, 0];
+            return [bits, 0];
         }
-        let run = if self.id.stride() > ORDERED { 1 } else { u32::from(options.run_slots) };
-        if run <= 8 {
+        if self.short_runs(options) {
+            let run = if self.id.stride() > ORDERED { 1 } else { u32::from(options.run_slots) };
             let slots = self.slots().min(64);
             let offset = bits.trailing_zeros() & !(slots - 1);
             let start = offset + random.below(slots);
@@ -298,15 +339,10 @@ impl Class {
                 chosen |= part & part.wrapping_neg();
                 part &= part.wrapping_sub(1);
             }
-            return [chosen, 0, 0, 0];
+            return [chosen, 0];
         }
         let draws = random.u64() | random.u64() | random.u64();
-        let (kept, later) = (bits & draws, bits & !draws);
-        if random.u32() & 1 == 0 {
-            [kept & LOW, later & LOW, kept & !LOW, later & !LOW]
-        } else {
-            [kept & !LOW, later & !LOW, kept & LOW, later & LOW]
-        }
+        [bits & draws, bits & !draws]
     }
 
     /// Marks a slot as the cache's, and sees to it that it and the slot behind it have a header.
@@ -384,7 +420,7 @@ impl Class {
     /// Gives the memory of all empty slabs back.
     pub(crate) fn purge(&mut self, ground: Ground<'_>) {
         let mut which = 0;
-        while let Some(&slab) = self.open.get(which).filter(|_| which < self.open_count) {
+        while let Some(&Open { slab, .. }) = self.open.get(which).filter(|_| which < self.open_count) {
             if Descriptors(ground.arena).slab(slab).free == self.slots() as u16 {
                 self.close(ground, which);
                 self.empty.push(&mut Descriptors(ground.arena), slab, Place::Empty);
