@@ -9,12 +9,14 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 pub(crate) struct Budget {
     limit: usize,
     used: AtomicUsize,
+    /// The most that was in use.
+    peak: AtomicUsize,
 }
 
 impl Budget {
     /// A budget of `limit` bytes; `usize::MAX` is no limit.
     pub(crate) const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
+        Self { limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
     }
 
     /// Takes `bytes`.
@@ -24,6 +26,7 @@ impl Budget {
             self.refund(bytes);
             return Err(OutOfMemory);
         }
+        self.peak.fetch_max(before + bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -41,6 +44,11 @@ impl Budget {
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
+
+    /// The most bytes that were in use.
+    pub(crate) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]
@@ -54,6 +62,6 @@ mod tests {
         assert!(budget.charge(41).is_err());
         assert!(budget.charge(40).is_ok());
         budget.refund(60);
-        assert_eq!(budget.used(), 40);
+        assert_eq!((budget.used(), budget.peak()), (40, 100));
     }
 }

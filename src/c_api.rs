@@ -6,12 +6,12 @@
 
 use crate::chunk::header::Origin;
 use crate::heap::allocate::MIN_ALIGN_LOG2;
-use crate::heap::check::Stats;
 use crate::heap::free::Demand;
 use crate::heap::process;
 use crate::options::Options;
 use crate::os::mapping::{PAGE, page_ceil};
 use crate::os::process::Errno;
+use crate::stats::Stats;
 use core::ffi::c_void;
 use core::ptr;
 
@@ -300,8 +300,17 @@ pub fn purge() {
     process::purge();
 }
 
-/// Counts what the heap holds.
+/// What the heap holds, read off its counters.
 #[must_use]
 pub fn stats() -> Stats {
     process::stats()
+}
+
+/// Verifies every chunk and counts what the heap holds exactly; a violation ends the process with a report.
+#[must_use]
+pub fn check_stats() -> Stats {
+    match process::check_stats() {
+        Ok(stats) => stats,
+        Err(violation) => process::abort(&violation),
+    }
 }

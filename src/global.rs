@@ -1,9 +1,9 @@
 //! Testudo as the allocator of a Rust program.
 
 use crate::chunk::header::Origin;
-use crate::heap::check::Stats;
 use crate::heap::{private, process};
 use crate::options::Options;
+use crate::stats::Stats;
 use crate::violation::Violation;
 use core::alloc::{GlobalAlloc, Layout};
 
@@ -43,10 +43,30 @@ impl Testudo {
         Self { options }
     }
 
-    /// Counts what the heap holds, by walking it.
+    /// What the heap holds, read off its counters in some 20 µs; [`Stats`] says what is approximate.
+    ///
+    /// ```
+    /// use testudo::Testudo;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Testudo = Testudo::new();
+    ///
+    /// let text = vec![b'a'; 1000];
+    /// let stats = ALLOCATOR.stats();
+    /// assert!(stats.allocated >= text.len() && stats.active <= stats.committed);
+    /// println!("{stats}");
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         process::stats()
+    }
+
+    /// Verifies every chunk and counts what the heap holds exactly, at a cost that grows with the heap.
+    ///
+    /// # Errors
+    /// The first damage found.
+    pub fn check_stats(&self) -> Result<Stats, Violation> {
+        process::check_stats()
     }
 
     /// Verifies every chunk.

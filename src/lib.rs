@@ -15,8 +15,8 @@
 //!             \        |                    \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · budget · random · options · violation · report
-//!                      os: mapping, lock, thread_local, entropy, environment, process
+//!    chunk: header, checksum, canary, contents · size_class · protections · budget · random · options · stats · violation · report
+//!                      os: mapping, lock, thread_local, entropy, environment, file, process
 //! ```
 //!
 //! Imports point down this picture. Checks return a [`Violation`]; only `report` aborts.
@@ -39,12 +39,13 @@ mod random;
 mod report;
 mod secondary;
 mod size_class;
+mod stats;
 mod thread_cache;
 mod violation;
 
 pub use global::Testudo;
-pub use heap::check::Stats;
 pub use heap::core::CreateError;
 pub use heap::private::{AllocateError, Heap};
 pub use options::{Options, Profile};
+pub use stats::{ClassStats, Mappings, Stats};
 pub use violation::{Chunk, Kind, Operation, Violation};

@@ -49,6 +49,15 @@ impl Ring {
         Self { hand: 0, length: 0, limit: 0, most, scattered }
     }
 
+    /// How many chunks are in a ring that its thread may be using at this moment: stale at worst.
+    ///
+    /// # Safety
+    /// `ring` points to a ring that stays mapped.
+    pub(crate) unsafe fn peek_length(ring: *const Self) -> usize {
+        // SAFETY: the caller's promise. No reference is made, and an aligned word of two bytes is read whole.
+        usize::from(unsafe { (&raw const (*ring).length).read_volatile() })
+    }
+
     /// Exchanges a freed chunk for the oldest one, unless the ring is at its turn or not full.
     #[inline(always)]
     pub(crate) fn exchange(&mut self, slots: &mut RingSlots, slot: OwnedSlot) -> Pushed {

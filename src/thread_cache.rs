@@ -169,8 +169,11 @@ pub(crate) struct ThreadCache {
     ring_slots: [RingSlots; CLASSES],
 }
 
+/// Bytes of a cache.
+pub(crate) const CACHE_BYTES: usize = page_ceil(size_of::<ThreadCache>());
+
 /// Bytes of a cache with a guard page on each side.
-const MAPPING_BYTES: usize = page_ceil(size_of::<ThreadCache>()) + 2 * PAGE;
+const MAPPING_BYTES: usize = CACHE_BYTES + 2 * PAGE;
 
 impl ThreadCache {
     /// Maps a cache between guard pages; returns its address.
@@ -186,7 +189,7 @@ impl ThreadCache {
         random: Random,
     ) -> Result<usize, OutOfMemory> {
         let start = mapping::reserve(0, MAPPING_BYTES)?;
-        if let Err(refused) = mapping::commit(start + PAGE, MAPPING_BYTES - 2 * PAGE) {
+        if let Err(refused) = mapping::commit(start + PAGE, CACHE_BYTES) {
             mapping::unmap(start, MAPPING_BYTES);
             return Err(refused);
         }
@@ -216,6 +219,21 @@ impl ThreadCache {
     /// Unmaps a cache.
     pub(crate) fn unmap(address: usize) {
         mapping::unmap(address - PAGE, MAPPING_BYTES);
+    }
+
+    /// How many slots of a class lie ready, and how many in quarantine, in a cache that its thread may be using at this
+    /// moment: what it is just doing may be missing. For statistics, so that the fast path need not publish anything.
+    ///
+    /// # Safety
+    /// `cache` is the address of a cache that stays mapped.
+    pub(crate) unsafe fn peek(cache: usize, class: ClassId) -> (usize, usize) {
+        let cache = core::ptr::with_exposed_provenance::<Self>(cache);
+        // SAFETY: the caller's promise. No reference is made, and an aligned word of two bytes is read whole.
+        unsafe {
+            let bin = (&raw const (*cache).bins).cast::<Bin>().add(class.index());
+            let ready = (&raw const (*bin).ready.length).read_volatile();
+            (usize::from(ready), Ring::peek_length(&raw const (*bin).ring))
+        }
     }
 
     /// The part of a class.

@@ -408,7 +408,7 @@ impl Model {
     }
 
     fn compare_stats(&self, number: usize) {
-        let stats = self.heap(number).stats();
+        let stats = self.heap(number).check_stats().expect("nothing is damaged");
         let mine = || self.chunks.iter().filter(|chunk| chunk.heap == number);
         assert_eq!(stats.chunks, mine().count());
         assert_eq!(stats.allocated, mine().map(|chunk| chunk.layout.size()).sum::<usize>());

@@ -1,30 +1,49 @@
-//! Testudo's own functions for C programs; declared in `include/testudo.h`.
+//! Testudo's own functions for C programs; declared in `include/testudo.h`, which says what they do and what the
+//! fields mean.
 
 use core::ffi::c_void;
-use hardened_heap::{Stats, c_api};
+use hardened_heap::{ClassStats, Mappings, Stats, c_api};
 
-/// `struct testudo_stats`.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct TestudoStats {
-    /// Requested bytes of live chunks.
-    pub allocated: usize,
-    /// Number of live chunks.
-    pub chunks: usize,
-    /// Slots and mappings of live chunks, in bytes.
-    pub active: usize,
-    /// Slabs and mappings with memory behind them, in bytes.
-    pub committed: usize,
-    /// Slabs with memory behind them in which every slot is free, in bytes.
-    pub empty: usize,
-    /// Number of live large chunks.
-    pub large_chunks: usize,
-    /// Requested bytes of live large chunks.
-    pub large_allocated: usize,
-    /// Freed large chunks whose addresses are in quarantine, in bytes.
-    pub large_quarantined: usize,
-    /// Number of live zero-sized chunks.
-    pub zero_sized: usize,
+/// A struct of C whose fields are called as those of the Rust value that fills it, and some more.
+macro_rules! mirror {
+    ($(#[$doc:meta])* $name:ident of $source:ident; $($field:ident)+; $($more:ident)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        #[repr(C)]
+        #[allow(missing_docs, reason = "the header says what they mean")]
+        pub struct $name {
+            $(pub $field: usize,)+
+            $(pub $more: usize,)*
+        }
+
+        impl $name {
+            fn of(stats: &$source $(, $more: usize)*) -> Self {
+                Self {
+                    $($field: stats.$field,)+
+                    $($more,)*
+                }
+            }
+        }
+    };
+}
+
+mirror! {
+    /// `struct testudo_stats`.
+    TestudoStats of Stats;
+    allocated chunks active cached quarantined retained empty committed peak resident metadata large_chunks
+    large_allocated large_active large_quarantined zero_sized caches violations;
+    mappings mappings_limit exact
+}
+
+fn with_mappings(stats: &Stats) -> TestudoStats {
+    let (used, limit) = Mappings::of_process().map_or((0, 0), |mappings| (mappings.used, mappings.limit));
+    TestudoStats::of(stats, used, limit, usize::from(stats.exact))
+}
+
+mirror! {
+    /// `struct testudo_class_stats`.
+    TestudoClassStats of ClassStats;
+    size stride live allocated cached quarantined retained slabs empty_slabs;
 }
 
 /// Verifies every chunk. Returns 0; a violation ends the process with a report.
@@ -40,40 +59,44 @@ pub extern "C" fn testudo_purge() {
     c_api::purge();
 }
 
-/// Counts what the heap holds.
+/// What the heap holds, read off its counters.
 ///
 /// # Safety
 /// `stats` is null or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn testudo_stats(stats: *mut TestudoStats) {
-    if stats.is_null() {
-        return;
+    if !stats.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { stats.write(with_mappings(&c_api::stats())) };
     }
-    let Stats {
-        allocated,
-        chunks,
-        active,
-        committed,
-        empty,
-        large_chunks,
-        large_allocated,
-        large_quarantined,
-        zero_sized,
-        ..
-    } = c_api::stats();
-    let counted = TestudoStats {
-        allocated,
-        chunks,
-        active,
-        committed,
-        empty,
-        large_chunks,
-        large_allocated,
-        large_quarantined,
-        zero_sized,
-    };
-    // SAFETY: the caller's promise.
-    unsafe { stats.write(counted) };
+}
+
+/// Verifies every chunk and counts exactly. Returns 0; a violation ends the process with a report.
+///
+/// # Safety
+/// `stats` is null or writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn testudo_check_stats(stats: *mut TestudoStats) -> i32 {
+    let counted = c_api::check_stats();
+    if !stats.is_null() {
+        // SAFETY: the caller's promise.
+        unsafe { stats.write(with_mappings(&counted)) };
+    }
+    0
+}
+
+/// What the heap holds of the first `count` size classes. Returns how many there are.
+///
+/// # Safety
+/// `classes` is writable for `count` elements.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn testudo_class_stats(classes: *mut TestudoClassStats, count: usize) -> usize {
+    let stats = c_api::stats();
+    for (index, class) in stats.classes().iter().enumerate().take(count) {
+        // SAFETY: the caller's promise.
+        unsafe { classes.add(index).write(TestudoClassStats::of(class)) };
+    }
+    stats.classes().len()
 }
 
 /// The requested size of the live chunk that starts at `chunk`; `SIZE_MAX` for any other address.

@@ -2,17 +2,17 @@
 
 use core::ffi::c_int;
 use core::fmt::{self, Write};
-use hardened_heap::{Stats, c_api};
+use hardened_heap::{Mappings, Stats, c_api};
 
 /// Text on the stack: these functions must not allocate what they count.
-struct Line {
-    bytes: [u8; 1024],
+struct Text {
+    bytes: [u8; 2048],
     length: usize,
 }
 
-impl Line {
+impl Text {
     const fn new() -> Self {
-        Self { bytes: [0; 1024], length: 0 }
+        Self { bytes: [0; 2048], length: 0 }
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -20,7 +20,7 @@ impl Line {
     }
 }
 
-impl Write for Line {
+impl Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
             *place = byte;
@@ -36,19 +36,19 @@ impl Write for Line {
 pub struct Mallinfo2 {
     /// Bytes of slabs with memory behind them.
     pub arena: usize,
-    /// Free slots; not counted.
+    /// Free slots.
     pub ordblks: usize,
     /// Fast bins: there are none.
     pub smblks: usize,
     /// Large chunks.
     pub hblks: usize,
-    /// Bytes of large chunks.
+    /// Bytes of large chunks' mappings.
     pub hblkhd: usize,
     /// Always zero, as in glibc.
     pub usmblks: usize,
     /// Fast bins: there are none.
     pub fsmblks: usize,
-    /// Bytes of live chunks.
+    /// Bytes of slots of live chunks.
     pub uordblks: usize,
     /// Bytes of free slots.
     pub fordblks: usize,
@@ -65,18 +65,19 @@ pub struct Mallinfo {
 }
 
 fn info(stats: &Stats) -> Mallinfo2 {
-    let arena = stats.committed.saturating_sub(stats.large_allocated);
-    let live_small = stats.allocated.saturating_sub(stats.large_allocated);
+    // Each number means what glibc's manual says, where there is such a thing: a chunk in use counts with all of its slot.
+    let arena = stats.committed.saturating_sub(stats.large_active);
+    let in_use = stats.active.saturating_sub(stats.large_active);
     Mallinfo2 {
         arena,
-        ordblks: 1,
+        ordblks: stats.classes().iter().map(|class| class.retained + class.cached + class.quarantined).sum(),
         smblks: 0,
         hblks: stats.large_chunks,
-        hblkhd: stats.large_allocated,
+        hblkhd: stats.large_active,
         usmblks: 0,
         fsmblks: 0,
-        uordblks: live_small,
-        fordblks: arena.saturating_sub(live_small),
+        uordblks: in_use,
+        fordblks: arena.saturating_sub(in_use),
         keepcost: stats.empty,
     }
 }
@@ -109,23 +110,84 @@ pub extern "C" fn mallinfo() -> Mallinfo {
 /// See malloc_stats(3).
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_stats() {
-    let stats = c_api::stats();
-    let mut line = Line::new();
-    let _ = writeln!(
-        line,
-        "testudo: {} bytes in {} chunks live, {} bytes in their slots; {} bytes committed, of which {} in empty slabs; \
-         {} large chunks of {} bytes; {} zero-sized chunks",
-        stats.allocated,
-        stats.chunks,
-        stats.active,
+    let mut text = Text::new();
+    let _ = write!(text, "{}", c_api::stats());
+    if let Some(mappings) = Mappings::of_process() {
+        let _ = writeln!(text, "  mappings               {:>14}  of at most {}", mappings.used, mappings.limit);
+    }
+    // SAFETY: a valid buffer. A full or closed stderr loses the text, no more.
+    unsafe { libc::write(libc::STDERR_FILENO, text.as_bytes().as_ptr().cast(), text.as_bytes().len()) };
+}
+
+/// A stream that text is written to piece by piece.
+struct Stream(*mut libc::FILE);
+
+impl Write for Stream {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // SAFETY: whoever made this promised an open stream; the text is valid for its length.
+        let written = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), self.0) };
+        if written == text.len() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// glibc's XML. Readers of glibc's find the elements that they know with the meaning that they know: `sizes` and the
+/// totals called `fast` and `rest` are about free memory, `mmap` about large chunks in use. What glibc has no word for has elements
+/// and attributes of its own.
+fn write_info(out: &mut impl Write, stats: &Stats) -> fmt::Result {
+    let info = info(stats);
+    out.write_str("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n")?;
+    let mut from = 1;
+    for class in stats.classes() {
+        let free = class.retained + class.cached + class.quarantined;
+        if class.is_used() {
+            writeln!(
+                out,
+                "  <size from=\"{from}\" to=\"{}\" total=\"{}\" count=\"{free}\" live=\"{}\" cached=\"{}\" \
+                 quarantined=\"{}\" slabs=\"{}\"/>",
+                class.size,
+                free * class.stride,
+                class.live,
+                class.cached,
+                class.quarantined,
+                class.slabs
+            )?;
+        }
+        from = class.size + 1;
+    }
+    out.write_str("</sizes>\n")?;
+    write_totals(out, stats, &info)?;
+    out.write_str("</heap>\n")?;
+    write_totals(out, stats, &info)?;
+    let Stats { allocated, active, cached, quarantined, retained, metadata, resident, .. } = stats;
+    writeln!(
+        out,
+        "<testudo chunks=\"{}\" allocated=\"{allocated}\" active=\"{active}\" cached=\"{cached}\" \
+         quarantined=\"{quarantined}\" retained=\"{retained}\" metadata=\"{metadata}\" resident=\"{resident}\" \
+         zero_sized=\"{}\" violations=\"{}\"/>",
+        stats.chunks, stats.zero_sized, stats.violations
+    )?;
+    if let Some(mappings) = Mappings::of_process() {
+        writeln!(out, "<mappings used=\"{}\" limit=\"{}\"/>", mappings.used, mappings.limit)?;
+    }
+    out.write_str("</malloc>\n")
+}
+
+fn write_totals(out: &mut impl Write, stats: &Stats, info: &Mallinfo2) -> fmt::Result {
+    writeln!(
+        out,
+        "<total type=\"fast\" count=\"0\" size=\"0\"/>\n<total type=\"rest\" count=\"{}\" size=\"{}\"/>\n\
+         <total type=\"mmap\" count=\"{}\" size=\"{}\"/>\n<system type=\"current\" size=\"{}\"/>\n\
+         <system type=\"max\" size=\"{}\"/>\n<aspace type=\"total\" size=\"{}\"/>\n\
+         <aspace type=\"mprotect\" size=\"{}\"/>",
+        info.ordblks,
+        info.fordblks,
+        info.hblks,
+        info.hblkhd,
         stats.committed,
-        stats.empty,
-        stats.large_chunks,
-        stats.large_allocated,
-        stats.zero_sized
-    );
-    // SAFETY: a valid buffer. A full or closed stderr loses the line, no more.
-    unsafe { libc::write(libc::STDERR_FILENO, line.as_bytes().as_ptr().cast(), line.as_bytes().len()) };
+        stats.peak,
+        stats.committed + stats.large_quarantined,
+        stats.committed,
+    )
 }
 
 /// See malloc_info(3).
@@ -137,31 +199,10 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
     if options != 0 {
         return libc::EINVAL;
     }
-    let stats = c_api::stats();
-    let info = info(&stats);
-    let mut line = Line::new();
-    let _ = write!(
-        line,
-        "<malloc version=\"testudo-1\">\n<heap nr=\"0\">\n<sizes>\n</sizes>\n\
-         <total type=\"allocated\" count=\"{}\" size=\"{}\"/>\n<total type=\"mmap\" count=\"{}\" size=\"{}\"/>\n\
-         <total type=\"zero\" count=\"{}\" size=\"0\"/>\n<system type=\"current\" size=\"{}\"/>\n\
-         <aspace type=\"quarantined\" size=\"{}\"/>\n</heap>\n\
-         <total type=\"allocated\" count=\"{}\" size=\"{}\"/>\n<system type=\"current\" size=\"{}\"/>\n</malloc>\n",
-        stats.chunks,
-        stats.allocated,
-        info.hblks,
-        info.hblkhd,
-        stats.zero_sized,
-        stats.committed,
-        stats.large_quarantined,
-        stats.chunks,
-        stats.allocated,
-        stats.committed,
-    );
-    let text = line.as_bytes();
-    // SAFETY: the caller's promise; the buffer is valid.
-    let written = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), stream) };
-    if written == text.len() { 0 } else { -1 }
+    match write_info(&mut Stream(stream), &c_api::stats()) {
+        Ok(()) => 0,
+        Err(fmt::Error) => -1,
+    }
 }
 
 /// See malloc_trim(3). Returns 1: memory may have been given back.

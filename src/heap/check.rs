@@ -11,30 +11,6 @@ use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::sync::atomic::Ordering;
 
-/// What a heap holds, in bytes unless it says otherwise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Requested bytes of live chunks.
-    pub allocated: usize,
-    /// Number of live chunks.
-    pub chunks: usize,
-    /// Slots of live small chunks, and mappings of live large ones.
-    pub active: usize,
-    /// Number of live large chunks.
-    pub large_chunks: usize,
-    /// Requested bytes of live large chunks.
-    pub large_allocated: usize,
-    /// Freed large chunks whose addresses are in quarantine (address space, not memory).
-    pub large_quarantined: usize,
-    /// Slabs and mappings with memory behind them.
-    pub committed: usize,
-    /// Slabs with memory behind them in which every slot is free.
-    pub empty: usize,
-    /// Number of live zero-sized chunks.
-    pub zero_sized: usize,
-}
-
 impl Core {
     /// Verifies every live chunk, and that nobody wrote to the free slots: those in slabs, and those in the cache with
     /// `mark`, whose thread is the caller. Slots in the caches of other threads may be changing and are left out.
@@ -78,40 +54,6 @@ impl Core {
             return Err(written_after_free(chunk, class.capacity(), header.fields(), Operation::Check));
         }
         Ok(())
-    }
-
-    /// Counts what the heap holds, by walking it.
-    pub(crate) fn stats(&self) -> Stats {
-        let mut stats = Stats::default();
-        for (_, region) in self.arena.regions() {
-            let Some(class) = region.size_class() else { continue };
-            for index in (0..region.frontier()).map(SlotIndex) {
-                if region.state(index).load(Ordering::Acquire) != state::LIVE {
-                    continue;
-                }
-                let _keeps_slabs = self.class(class).lock();
-                if region.state(index).load(Ordering::Acquire) == state::LIVE {
-                    let header = crate::chunk::checksum::read(region.chunk(index, class.stride()));
-                    stats.allocated += header.fields().size();
-                    stats.active += class.stride();
-                    stats.chunks += 1;
-                }
-            }
-        }
-        for class in &self.classes {
-            stats.empty += class.lock().footprint().1;
-        }
-        let (chunks, bytes, quarantined) = self.secondary.footprint();
-        stats.large_chunks = chunks;
-        stats.large_allocated = bytes;
-        stats.large_quarantined = quarantined;
-        stats.allocated += bytes;
-        stats.active += bytes;
-        stats.chunks += chunks;
-        stats.zero_sized = self.zero_sized.lock().live() as usize;
-        stats.chunks += stats.zero_sized;
-        stats.committed = self.budget.used();
-        stats
     }
 
     /// Gives all free memory back to the system: the cache's own, empty slabs, kept mappings.

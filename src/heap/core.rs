@@ -3,7 +3,7 @@
 use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
 use crate::options::Options;
-use crate::os::lock::{Lock, RawLock};
+use crate::os::lock::{Guard, Lock, RawLock};
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::os::process;
 use crate::primary::arena::{Arena, reserve_somewhere};
@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) shared: Lock<usize>,
     pub(crate) links: Links,
     registry: Lock<Registry>,
+    /// Violations that were found and returned.
+    violations: AtomicUsize,
     /// How many forks lie between the process that made the heap and this one.
     generation: AtomicU32,
 }
@@ -105,7 +107,23 @@ impl Registry {
     }
 }
 
-const CORE_BYTES: usize = page_ceil(size_of::<Core>());
+/// All caches of a heap, in use or not.
+pub(crate) struct Caches<'a>(Guard<'a, Registry>);
+
+impl Caches<'_> {
+    /// Calls `visit` with the address of each.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize)) {
+        let mut cache = self.0.first;
+        while cache != 0 {
+            visit(cache);
+            // SAFETY: caches in the list stay mapped as long as the heap; `next` is only touched under the registry's lock,
+            // and no reference to the cache is made, which is its thread's.
+            cache = unsafe { (&raw const (*core::ptr::with_exposed_provenance::<ThreadCache>(cache)).next).read() };
+        }
+    }
+}
+
+pub(crate) const CORE_BYTES: usize = page_ceil(size_of::<Core>());
 
 impl Core {
     /// Makes a heap with at most `arena_bytes` of address space; returns its address.
@@ -153,6 +171,7 @@ impl Core {
             (&raw mut (*core).shared).write(Lock::new(0));
             (&raw mut (*core).links).write(Links::new());
             (&raw mut (*core).registry).write(Lock::new(Registry { first: 0, marks: [0; 4], random: random.fork() }));
+            (&raw mut (*core).violations).write(AtomicUsize::new(0));
             (&raw mut (*core).generation).write(AtomicU32::new(0));
         }
         Ok(())
@@ -265,6 +284,21 @@ impl Core {
             cache.generation = generation;
             cache.random = self.registry.lock().random.fork();
         }
+    }
+
+    /// The caches, none of which changes hands as long as this lives.
+    pub(crate) fn caches(&self) -> Caches<'_> {
+        Caches(self.registry.lock())
+    }
+
+    /// Counts a violation that is returned to the program.
+    pub(crate) fn count_violation(&self) {
+        self.violations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Violations that were found and returned.
+    pub(crate) fn violations(&self) -> usize {
+        self.violations.load(Ordering::Relaxed)
     }
 
     /// Every lock, those first under which others are taken.

@@ -18,3 +18,4 @@ pub(crate) mod neighbours;
 pub(crate) mod private;
 pub(crate) mod process;
 pub(crate) mod reallocate;
+pub(crate) mod statistics;

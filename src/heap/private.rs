@@ -1,7 +1,6 @@
 //! Heaps as values: isolated, freed whole when dropped.
 
 use super::allocate::Failure;
-use super::check::Stats;
 use super::core::{Core, CreateError, PRIVATE_ARENA};
 use super::fork;
 use super::free::{Demand, Freed};
@@ -9,6 +8,7 @@ use crate::chunk::header::Origin;
 use crate::options::Options;
 use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::size_class::{FINE_MAX, SMALL_MAX};
+use crate::stats::Stats;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::alloc::Layout;
@@ -41,6 +41,24 @@ impl From<Failure> for AllocateError {
             Failure::OutOfMemory => Self::OutOfMemory,
             Failure::Violation(violation) => Self::Violation(violation),
         }
+    }
+}
+
+/// Why a heap did not do what it was asked.
+trait Refusal {
+    /// Whether something was found wrong, rather than no memory left.
+    fn is_violation(&self) -> bool;
+}
+
+impl Refusal for Violation {
+    fn is_violation(&self) -> bool {
+        true
+    }
+}
+
+impl Refusal for Failure {
+    fn is_violation(&self) -> bool {
+        matches!(self, Self::Violation(_))
     }
 }
 
@@ -122,11 +140,21 @@ impl Heap {
         unsafe { Core::at(self.core) }
     }
 
-    fn with_cache<R>(&self, work: impl FnOnce(&Core, &mut ThreadCache) -> R) -> R {
+    fn with_cache<T, E: Refusal>(&self, work: impl FnOnce(&Core, &mut ThreadCache) -> Result<T, E>) -> Result<T, E> {
         let core = self.core();
         let cache = core.shared.lock();
         // SAFETY: the heap's only cache, under its lock.
-        work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(*cache) })
+        let outcome = work(core, unsafe { &mut *core::ptr::with_exposed_provenance_mut(*cache) });
+        drop(cache);
+        self.counted(outcome)
+    }
+
+    /// Counts what was found wrong.
+    fn counted<T, E: Refusal>(&self, outcome: Result<T, E>) -> Result<T, E> {
+        if outcome.as_ref().is_err_and(Refusal::is_violation) {
+            self.core().count_violation();
+        }
+        outcome
     }
 
     /// A chunk for `layout`; its first byte is at the returned address. Zeroed unless [`Options::zero_on_free`] is off.
@@ -216,7 +244,7 @@ impl Heap {
     /// When there is no such chunk or it was damaged.
     pub fn size_of(&self, chunk: NonNull<u8>) -> Result<usize, Violation> {
         let chunk = chunk.as_ptr().expose_provenance();
-        self.core().locate(chunk, Operation::UsableSize).map(|located| located.size())
+        self.counted(self.core().locate(chunk, Operation::UsableSize)).map(|located| located.size())
     }
 
     /// Verifies every chunk, live and free.
@@ -246,10 +274,19 @@ impl Heap {
         self.with_cache(|core, cache| core.purge(cache))
     }
 
-    /// Counts what the heap holds.
+    /// What the heap holds, read off its counters; all but `allocated` and `resident` is exact, because the heap has one
+    /// cache and its lock is held.
     pub fn stats(&self) -> Stats {
         let _still = self.core().shared.lock();
         self.core().stats()
+    }
+
+    /// Verifies every chunk and counts what the heap holds exactly, at a cost that grows with the heap.
+    ///
+    /// # Errors
+    /// The first damage found.
+    pub fn check_stats(&self) -> Result<Stats, Violation> {
+        self.with_cache(|core, cache| core.check_stats(cache.mark))
     }
 }
 

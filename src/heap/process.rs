@@ -4,7 +4,6 @@
 //! thread's destructors have run and after `exit` has begun.
 
 use super::allocate::Failure;
-use super::check::Stats;
 use super::core::{Core, PROCESS_ARENA};
 use super::fork;
 use super::free::{Demand, Freed};
@@ -17,6 +16,7 @@ use crate::primary::region::OwnedSlot;
 use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::report;
 use crate::size_class::{ClassId, FINE_MAX, SMALL_MAX};
+use crate::stats::Stats;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::fmt::Write;
@@ -200,6 +200,11 @@ pub(crate) fn check() -> Result<(), Violation> {
 /// Counts what the heap holds.
 pub(crate) fn stats() -> Stats {
     heap(&Options::DEFAULT).stats()
+}
+
+/// Verifies everything and counts what the heap holds exactly.
+pub(crate) fn check_stats() -> Result<Stats, Violation> {
+    with_slow_cache(&Options::DEFAULT, |core, cache| core.check_stats(cache.mark))
 }
 
 /// Gives free memory back to the system.

@@ -122,6 +122,25 @@ pub(crate) fn unmap(address: usize, bytes: usize) {
     let _ = unsafe { libc::munmap(ptr::with_exposed_provenance_mut(address), bytes) };
 }
 
+/// How many bytes of a range have a page in memory. Asked of the kernel for 16 MiB at a time.
+pub(crate) fn resident(start: usize, bytes: usize) -> usize {
+    const PAGES: usize = 4096;
+    let _errno = Errno::keep();
+    let mut pages = [0_u8; PAGES];
+    let (mut address, end) = (page_floor(start), page_ceil(start + bytes));
+    let mut count = 0;
+    while address < end {
+        let part = (end - address).min(PAGES * PAGE);
+        // SAFETY: only asks; one byte for each page is writable. A hole in the range is an error, which counts as nothing.
+        let result = unsafe { libc::mincore(ptr::with_exposed_provenance_mut(address), part, pages.as_mut_ptr()) };
+        if result == 0 {
+            count += pages.iter().take(part / PAGE).filter(|&&page| page & 1 != 0).count();
+        }
+        address += part;
+    }
+    count * PAGE
+}
+
 /// `madvise` advice of Linux 6.13: page-table markers that fault on access. They cost no mapping, so
 /// `vm.max_map_count` does not limit them.
 const MADV_GUARD_INSTALL: i32 = 102;

@@ -1,10 +1,11 @@
 //! The platform behind one small interface: mappings, a lock, the thread-local slot, fork handlers,
-//! entropy and the process environment.
+//! entropy, files of the kernel and the process environment.
 //!
 //! Nothing here allocates, and nothing here knows what a chunk is.
 
 pub(crate) mod entropy;
 pub(crate) mod environment;
+pub(crate) mod file;
 pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod process;

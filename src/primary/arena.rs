@@ -3,7 +3,7 @@
 //! As much is reserved as makes regions roomy and their places random, and what is granted is taken:
 //! under `ulimit -v` or valgrind regions are smaller, and a class may own several.
 
-use super::region::{Region, Tables, ZERO_SIZED};
+use super::region::{Region, SlotIndex, Tables, ZERO_SIZED};
 use super::slab::{Slab, slots_log2};
 use crate::os::environment;
 use crate::os::lock::Lock;
@@ -197,6 +197,21 @@ impl Arena {
         let class = class.map_or(ZERO_SIZED, |class| class.index() as u8);
         let first = self.base + (number << self.region_shift) + start + MIN_ALIGN;
         self.region(number).open(class, stride, first, slots, Tables { states, free_bits, slabs });
+    }
+
+    /// Calls `visit` with the start and length in bytes of each part of a region's tables that is accessible.
+    pub(crate) fn for_each_table(&self, mut visit: impl FnMut(usize, usize)) {
+        for (_, region) in self.regions() {
+            let Some(class) = region.size_class() else { continue };
+            let frontier = region.frontier();
+            if frontier == 0 {
+                continue;
+            }
+            let slabs = frontier as usize >> slots_log2(class);
+            visit(region.state(SlotIndex(0)).as_ptr().addr(), region.state_bytes(frontier) + 1);
+            visit(region.free_bits(), frontier as usize / 8 + 8);
+            visit(region.slabs(), slabs * size_of::<Slab>());
+        }
     }
 
     /// The lock, for fork handlers.

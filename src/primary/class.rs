@@ -43,6 +43,19 @@ pub(crate) struct Ground<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NotOwned(pub(crate) usize);
 
+/// What a class has: slabs with memory behind them and their slots.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Census {
+    pub(crate) slabs: usize,
+    /// Slabs whose slots are all free.
+    pub(crate) empty_slabs: usize,
+    /// Free slots.
+    pub(crate) free: usize,
+    /// Slots in caches and in the program's hands.
+    pub(crate) out: usize,
+    pub(crate) slab_bytes: usize,
+}
+
 /// The shared state of a size class; reached under its lock.
 pub(crate) struct Class {
     id: ClassId,
@@ -51,6 +64,8 @@ pub(crate) struct Class {
     next_slab: u32,
     /// Slabs with memory behind them, and those of them that are all free.
     slabs_in_use: u32,
+    /// Free slots of slabs with memory behind them.
+    free_slots: usize,
     open: [Open; MAX_OPEN],
     open_count: usize,
     partial: List,
@@ -85,6 +100,7 @@ impl Class {
             region: None,
             next_slab: 0,
             slabs_in_use: 0,
+            free_slots: 0,
             open: [Open { slab: SlabId::new(0, 0), word: 0 }; MAX_OPEN],
             open_count: 0,
             partial: List::new(),
@@ -228,6 +244,7 @@ impl Class {
             word.store(word.load(Ordering::Relaxed) | mask, Ordering::Relaxed);
         });
         self.slabs_in_use += 1;
+        self.free_slots += self.slots() as usize;
         Ok(())
     }
 
@@ -312,6 +329,7 @@ impl Class {
         }
         word.store(word.load(Ordering::Relaxed) & !gone, Ordering::Relaxed);
         Descriptors(ground.arena).slab(id).free -= taken as u16;
+        self.free_slots -= taken;
         (taken, number)
     }
 
@@ -382,6 +400,7 @@ impl Class {
             let all = self.slots() as u16;
             let slab = slabs.slab(id);
             slab.free += 1;
+            self.free_slots += 1;
             match slab.place {
                 Place::Full => self.partial.push(&mut slabs, id, Place::Partial),
                 Place::Partial if slab.free == all => {
@@ -453,13 +472,20 @@ impl Class {
         }
         self.released.push(&mut slabs, id, Place::Released);
         self.slabs_in_use -= 1;
+        self.free_slots -= self.slots() as usize;
         ground.budget.refund(self.slab_bytes());
     }
 
-    /// Bytes of the slabs that have memory behind them, and of those among them that are all free.
-    pub(crate) fn footprint(&self) -> (usize, usize) {
-        let bytes = self.slab_bytes();
-        (self.slabs_in_use as usize * bytes, self.empty.length() as usize * bytes)
+    /// What the class has, from its counters.
+    pub(crate) fn census(&self) -> Census {
+        let slabs = self.slabs_in_use as usize;
+        Census {
+            slabs,
+            empty_slabs: self.empty.length() as usize,
+            free: self.free_slots,
+            out: slabs * self.slots() as usize - self.free_slots,
+            slab_bytes: self.slab_bytes(),
+        }
     }
 }
 

@@ -111,6 +111,11 @@ impl ZeroSized {
         live
     }
 
+    /// Bytes of state bytes that are accessible.
+    pub(crate) const fn committed(&self) -> usize {
+        self.committed as usize
+    }
+
     /// How many are live.
     pub(crate) const fn live(&self) -> u32 {
         self.live

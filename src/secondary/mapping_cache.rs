@@ -39,6 +39,11 @@ impl MappingCache {
         self.count == 0
     }
 
+    /// Bytes that are kept.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Keeps a mapping; returns the chunk that had to make room.
     pub(crate) fn put(&mut self, entry: &Entry) -> Option<usize> {
         let full = self.count == PLACES || self.bytes + entry.data_bytes > LIMIT;

@@ -84,6 +84,25 @@ pub(crate) struct Ground<'a> {
     pub(crate) seal: &'a Seal,
 }
 
+/// What a secondary holds, in bytes unless it says otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census {
+    /// Number of live chunks.
+    pub(crate) chunks: usize,
+    /// Requested bytes of live chunks.
+    pub(crate) allocated: usize,
+    /// Accessible bytes of their mappings.
+    pub(crate) active: usize,
+    /// Accessible bytes of freed chunks' mappings that are kept.
+    pub(crate) kept: usize,
+    /// Bytes of freed chunks in the address quarantine.
+    pub(crate) quarantined: usize,
+    /// Bytes of all these mappings that are in memory, where that was measured.
+    pub(crate) resident: usize,
+    /// Where the table lies and how many bytes it has.
+    pub(crate) table: (usize, usize),
+}
+
 /// What a lookup found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found {
@@ -421,19 +440,29 @@ impl Secondary {
             .for_each(|entry| if entry.live { Self::verify(ground, entry, Operation::Check) } else { Ok(()) })
     }
 
-    /// Number and bytes of live chunks, and bytes of freed chunks in the address quarantine.
-    pub(crate) fn footprint(&self) -> (usize, usize, usize) {
+    /// What the secondary holds. With `measured`, the kernel is asked which pages are in memory.
+    pub(crate) fn census(&self, measured: bool) -> Census {
         let mut state = self.state.lock();
-        let (mut count, mut bytes) = (0, 0);
+        let mut census = Census {
+            kept: state.cache.bytes(),
+            quarantined: state.quarantine.bytes(),
+            table: state.table.extent(),
+            ..Census::default()
+        };
+        let kept = census.kept;
         let visited: Result<(), core::convert::Infallible> = state.table.for_each(|entry| {
             if entry.live {
-                count += 1;
-                bytes += entry.size;
+                census.chunks += 1;
+                census.allocated += entry.size;
+                census.active += entry.data_bytes;
+            }
+            if measured && (entry.live || kept > 0) {
+                census.resident += mapping::resident(entry.data_start, entry.data_bytes);
             }
             Ok(())
         });
         let Ok(()) = visited;
-        (count, bytes, state.quarantine.bytes())
+        census
     }
 
     /// Unmaps everything: the heap is going away.

@@ -165,11 +165,15 @@ impl Table {
         Ok(())
     }
 
+    /// Where the table lies and how many bytes it has.
+    pub(crate) const fn extent(&self) -> (usize, usize) {
+        (self.places, page_ceil(self.capacity * size_of::<Place>()))
+    }
+
     /// Gives the table's memory back.
     pub(crate) fn unmap(&self) {
         if self.capacity != 0 {
-            let bytes = page_ceil(self.capacity * size_of::<Place>());
-            mapping::unmap(self.places - PAGE, bytes + 2 * PAGE);
+            mapping::unmap(self.places - PAGE, self.extent().1 + 2 * PAGE);
         }
     }
 }

@@ -1,0 +1,87 @@
+//! Small files of the kernel, read without allocating.
+//!
+//! By bare system calls: glibc's wrappers are cancellation points, and a program may interpose them.
+
+use super::process::Errno;
+use core::ffi::CStr;
+
+/// An open file; closed when dropped.
+struct File(i32);
+
+impl File {
+    fn open(path: &CStr) -> Option<Self> {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        // SAFETY: a terminated path.
+        let descriptor = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) };
+        i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0).map(Self)
+    }
+
+    /// Reads what comes next; no bytes at the end.
+    fn read(&self, out: &mut [u8]) -> Option<usize> {
+        loop {
+            // SAFETY: `out` is writable for its length.
+            let count = unsafe { libc::syscall(libc::SYS_read, self.0, out.as_mut_ptr(), out.len()) };
+            match usize::try_from(count) {
+                Ok(count) => return Some(count),
+                // SAFETY: errno of this thread.
+                Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: opened in `open`, used by nobody else.
+        unsafe { libc::syscall(libc::SYS_close, self.0) };
+    }
+}
+
+/// The beginning of a file, as much as fits into `out`; `None` when it cannot be read.
+pub(crate) fn read<'a>(path: &CStr, out: &'a mut [u8]) -> Option<&'a [u8]> {
+    let _errno = Errno::keep();
+    let file = File::open(path)?;
+    let mut filled = 0;
+    loop {
+        let rest = out.get_mut(filled..).filter(|rest| !rest.is_empty());
+        match rest.map_or(Some(0), |rest| file.read(rest))? {
+            0 => return out.get(..filled),
+            count => filled += count,
+        }
+    }
+}
+
+/// How many lines a file has; `None` when it cannot be read.
+pub(crate) fn count_lines(path: &CStr) -> Option<usize> {
+    let _errno = Errno::keep();
+    let file = File::open(path)?;
+    let mut part = [0; 4096];
+    let mut lines = 0;
+    loop {
+        let count = file.read(&mut part)?;
+        if count == 0 {
+            return Some(lines);
+        }
+        lines += part.iter().take(count).filter(|&&byte| byte == b'\n').count();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{count_lines, read};
+    use std::ffi::CString;
+    use std::io::Write;
+
+    #[test]
+    fn a_file_is_read_as_far_as_there_is_room_and_its_lines_are_counted() {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        file.write_all("a line\n".repeat(1000).as_bytes()).expect("written");
+        let path = CString::new(file.path().to_str().expect("text")).expect("no zero in it");
+        assert_eq!(read(&path, &mut [0; 9]), Some(&b"a line\na "[..]));
+        assert_eq!(read(&path, &mut [0; 8192]).map(<[u8]>::len), Some(7000));
+        assert_eq!(count_lines(&path), Some(1000));
+        assert_eq!(read(c"/nowhere", &mut [0; 9]), None);
+        assert_eq!(count_lines(c"/nowhere"), None);
+    }
+}
