@@ -130,6 +130,27 @@ fn an_overflow_by_one_byte_is_found_at_free() {
 }
 
 #[test]
+fn an_overflow_anywhere_in_the_slack_is_found_at_free() {
+    for options in [Options::DEFAULT, Options::STRICT] {
+        for size in [1, 9, 17, 100, 500, 1017, 1100, 1300, 4097, 20_000, 150_000] {
+            let heap = heap(options);
+            let chunk = allocate(&heap, size);
+            // Of a slot with one chunk in it: less the header.
+            let capacity = heap.stats().active - 8;
+            for at in size..capacity {
+                // SAFETY: the byte lies in the slack.
+                let old = unsafe { offset(chunk, at as isize).read() };
+                write(chunk, at as isize, 0);
+                let found = free(&heap, chunk, size).expect_err("an overflow");
+                assert_eq!(found.kind, Kind::Overflow, "size {size}, byte {at}: {found}");
+                write(chunk, at as isize, old);
+            }
+            free(&heap, chunk, size).expect("the damage was undone");
+        }
+    }
+}
+
+#[test]
 fn an_underflow_is_found_at_free() {
     both(|heap, size| {
         for at in 1..=8 {
@@ -197,6 +218,33 @@ fn a_write_after_free_is_found_at_reuse() {
 }
 
 #[test]
+fn a_write_to_the_header_of_a_freed_chunk_is_found_at_reuse() {
+    for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+        for size in [1, 24, 100, 1000, 4096, 20_000, 200_000] {
+            for at in -8..0 {
+                let heap = heap(options);
+                let chunk = allocate(&heap, size);
+                free(&heap, chunk, size).expect("a correct free");
+                // SAFETY: the byte lies in the header.
+                let old = unsafe { offset(chunk, at).read() };
+                write(chunk, at, old ^ 0x20);
+                let found = (0..10_000).find_map(|_| match heap.allocate(layout(size)) {
+                    Ok(other) => {
+                        assert_ne!(other, chunk, "a slot whose header was changed was handed out");
+                        free(&heap, other, size).err()
+                    }
+                    Err(AllocateError::Violation(violation)) => Some(violation),
+                    Err(AllocateError::OutOfMemory) => None,
+                });
+                // In strict a neighbour may be what looks first, and to it this is an overflow.
+                let expected = |kind| kind == Kind::WriteAfterFree || options.neighbours && kind == Kind::Overflow;
+                assert!(found.is_some_and(|found| expected(found.kind)), "size {size}, byte {at}: {found:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_wrong_layout_is_found() {
     both(|heap, size| {
         let chunk = allocate(heap, size);
@@ -224,6 +272,51 @@ fn limits_give_an_error_and_lose_nothing() {
     }
     heap.purge().expect("nothing is damaged");
     allocate(&heap, 1 << 20);
+}
+
+#[test]
+fn what_is_freed_can_be_had_again_for_ever() {
+    for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+        let heap = heap(Options { heap_limit_mb: 8, ..options });
+        for size in [16, 100, 1000, 5000] {
+            let count = (1 << 20) / size;
+            for _ in 0..40 {
+                let chunks: Vec<_> = (0..count).map(|_| allocate(&heap, size)).collect();
+                for chunk in chunks {
+                    free(&heap, chunk, size).expect("a correct free");
+                }
+            }
+            heap.purge().expect("nothing is damaged");
+        }
+    }
+}
+
+/// Whether the kernel can read a byte there for us.
+fn readable(address: *const u8) -> bool {
+    let (_from, to) = std::io::pipe().expect("a pipe");
+    // SAFETY: the kernel says EFAULT where nothing is.
+    unsafe { libc::write(std::os::fd::AsRawFd::as_raw_fd(&to), address.cast(), 1) == 1 }
+}
+
+#[test]
+fn a_chunk_of_no_bytes_is_inaccessible_and_given_back_once() {
+    for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+        let heap = heap(options);
+        assert!(readable(allocate(&heap, 1).as_ptr()));
+        for align in [1, 16, 64, 4096] {
+            let layout = Layout::from_size_align(0, align).expect("a layout");
+            let chunks = [(); 3].map(|()| heap.allocate(layout).expect("an address"));
+            for chunk in chunks {
+                assert!(!readable(chunk.as_ptr()));
+                assert_eq!(chunk.as_ptr().addr() % align, 0);
+                // SAFETY: nobody uses the chunk.
+                unsafe { heap.deallocate(chunk, layout) }.expect("a correct free");
+                // SAFETY: the attack.
+                let again = unsafe { heap.deallocate(chunk, layout) }.expect_err("the second");
+                assert_eq!(again.what(), "double free");
+            }
+        }
+    }
 }
 
 #[test]

@@ -348,10 +348,13 @@ pub(crate) fn demand(layout: Layout) -> Demand {
 
 #[cfg(test)]
 mod tests {
-    use super::{Core, Heap, PRIVATE_ARENA};
+    use super::{AllocateError, Core, Heap, PRIVATE_ARENA};
     use crate::options::Options;
+    use crate::primary::region::state;
     use crate::violation::Kind;
     use core::alloc::Layout;
+    use core::ptr::NonNull;
+    use core::sync::atomic::Ordering;
 
     /// A heap as it is on a CPU without the CRC32 instruction.
     fn portable(options: Options) -> Heap {
@@ -379,6 +382,50 @@ mod tests {
                 let found = unsafe { heap.deallocate(chunk, layout) }.expect_err("a damaged header");
                 assert_eq!(found.kind, Kind::CorruptHeader);
             }
+        }
+    }
+
+    const LAYOUT: Layout = Layout::new::<[u64; 5]>();
+
+    fn free(heap: &Heap, chunk: NonNull<u8>) -> Result<(), crate::Violation> {
+        // SAFETY: the tests do not use what they give back.
+        unsafe { heap.deallocate(chunk, LAYOUT) }
+    }
+
+    /// Leaves a freed chunk behind as a racing double free does whose other thread was the later one: the slot is in this
+    /// heap's cache, and has the mark of another.
+    fn lost_race(heap: &Heap) -> NonNull<u8> {
+        let chunk = heap.allocate(LAYOUT).expect("memory");
+        free(heap, chunk).expect("a correct free");
+        let region = heap.core().arena.own_region(chunk.as_ptr().addr());
+        region.own_slot(chunk.as_ptr().addr()).state.store(state::SHARED_MARK - 1, Ordering::Relaxed);
+        chunk
+    }
+
+    #[test]
+    fn a_slot_that_another_thread_freed_too_is_not_handed_out() {
+        for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+            let heap = Heap::new(options).expect("a heap");
+            let lost = lost_race(&heap);
+            let found = (0..10_000).find_map(|_| match heap.allocate(LAYOUT) {
+                Ok(chunk) => {
+                    assert_ne!(chunk, lost);
+                    free(&heap, chunk).expect("a correct free");
+                    None
+                }
+                Err(AllocateError::Violation(violation)) => Some(violation.kind),
+                Err(AllocateError::OutOfMemory) => None,
+            });
+            assert_eq!(found, Some(Kind::DoubleFree));
+        }
+    }
+
+    #[test]
+    fn a_slot_that_another_thread_freed_too_does_not_go_back_to_its_slab() {
+        for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+            let heap = Heap::new(options).expect("a heap");
+            lost_race(&heap);
+            assert_eq!(heap.purge().expect_err("somebody else's slot").kind, Kind::DoubleFree);
         }
     }
 }
