@@ -87,6 +87,8 @@ under_every_profile! {
         "threads_producer_consumer.c" [] => "memory came back";
     threads_cancelled_between_allocations_leave_no_lock_behind:
         "threads_cancelled.c" [] => "every thread was cleaned up";
+    audits_raise_no_false_alarm_among_more_threads_than_there_are_marks:
+        "threads_check_heap.c" [] => "every audit passed";
     contents_move_along_when_many_threads_resize:
         "threads_realloc.c" [] => "every byte moved along";
 }

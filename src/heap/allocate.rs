@@ -7,6 +7,7 @@ use crate::chunk::{canary, contents};
 use crate::os::mapping::{OutOfMemory, PAGE};
 use crate::primary::class::BATCH;
 use crate::primary::region::{OwnedSlot, state};
+use crate::primary::slab::slots_log2;
 use crate::protections::Protections;
 use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN};
 use crate::thread_cache::{Stock, ThreadCache};
@@ -178,7 +179,12 @@ impl Core {
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
         let (random, Stock { bin, .. }) = cache.random_and_stock(class);
-        let taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.open_slab, batch)?;
+        let mut taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.open_slab, batch);
+        // What is not small may yet have a mapping of its own, and room is made when that is refused.
+        if taken.is_err() && class.capacity() < PAGE && self.make_room_for(class) {
+            taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.open_slab, batch);
+        }
+        let taken = taken?;
         let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;
         let Stock { bin, ready_slots, .. } = cache.stock(class);
         for &slot in others.iter().rev() {
@@ -186,6 +192,19 @@ impl Core {
             bin.ready.push(ready_slots, slot);
         }
         Ok(first)
+    }
+
+    /// Gives back what other classes and the secondary hold and do not need, because the system or the budget refuses a
+    /// slab; `false` when that was nothing.
+    #[cold]
+    #[inline(never)]
+    fn make_room_for(&self, class: ClassId) -> bool {
+        let before = self.budget.used();
+        for other in &self.classes {
+            other.lock().purge(self.ground());
+        }
+        let slab_bytes = class.stride() << slots_log2(class);
+        self.secondary.make_room(self.large_ground(), slab_bytes).is_ok() || self.budget.used() < before
     }
 
     /// Everything but small sizes at ordinary alignment: zero, medium, large.

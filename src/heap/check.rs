@@ -13,7 +13,8 @@ use core::sync::atomic::Ordering;
 
 impl Core {
     /// Verifies every live chunk, and that nobody wrote to the free slots: those in slabs, and those in the cache with
-    /// `mark`, whose thread is the caller. Slots in the caches of other threads may be changing and are left out.
+    /// `mark`, whose thread is the caller. Slots in the caches of other threads may be changing and are left out; and so are
+    /// those with the mark that caches share.
     ///
     /// # Errors
     /// The first damage found.
@@ -28,7 +29,9 @@ impl Core {
                     match region.state(index).load(Ordering::Acquire) {
                         state::LIVE => self.verify_slot(region, index, class, Operation::Check)?,
                         state::FREE | state::SEALED => self.check_free(region, index, class)?,
-                        owner if owner == mark => self.check_free(region, index, class)?,
+                        owner if owner == mark && mark != state::SHARED_MARK => {
+                            self.check_free(region, index, class)?
+                        }
                         _ => {}
                     }
                 }

@@ -80,6 +80,13 @@ pub(crate) fn release(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
     advise(address, bytes, libc::MADV_DONTNEED)
 }
 
+/// Gives the pages of a range back and makes it inaccessible, as a part of the mapping that it lies in: made accessible
+/// again, it is one with its neighbours, which [`relocate`] needs.
+pub(crate) fn withdraw(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    release(address, bytes)?;
+    make_inaccessible(address, bytes)
+}
+
 /// Asks for huge pages in a range. Advice: refusal changes nothing but speed.
 pub(crate) fn advise_huge(address: usize, bytes: usize) {
     let _ = advise(address, bytes, libc::MADV_HUGEPAGE);
@@ -97,9 +104,24 @@ fn advise(address: usize, bytes: usize, advice: i32) -> Result<(), OutOfMemory> 
     if result == 0 { Ok(()) } else { Err(OutOfMemory) }
 }
 
+/// Why pages were not moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotMoved {
+    /// The kernel refused the memory or the address range.
+    OutOfMemory,
+    /// The range is not one mapping to the kernel, or moving is forbidden: more memory would not help.
+    Never,
+}
+
+impl From<OutOfMemory> for NotMoved {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
 /// Moves the pages of `[from, from + bytes)` to `to` and grows them there to `new_bytes`, without copying.
 /// `to` must be reserved address space of at least `new_bytes`.
-pub(crate) fn relocate(from: usize, bytes: usize, to: usize, new_bytes: usize) -> Result<(), OutOfMemory> {
+pub(crate) fn relocate(from: usize, bytes: usize, to: usize, new_bytes: usize) -> Result<(), NotMoved> {
     let _errno = Errno::keep();
     // SAFETY: the caller owns both ranges.
     let result = unsafe {
@@ -111,7 +133,11 @@ pub(crate) fn relocate(from: usize, bytes: usize, to: usize, new_bytes: usize) -
             ptr::with_exposed_provenance_mut::<libc::c_void>(to),
         )
     };
-    if result == libc::MAP_FAILED { Err(OutOfMemory) } else { Ok(()) }
+    if result != libc::MAP_FAILED {
+        return Ok(());
+    }
+    // SAFETY: errno of this thread.
+    Err(if unsafe { *libc::__errno_location() } == libc::ENOMEM { NotMoved::OutOfMemory } else { NotMoved::Never })
 }
 
 /// Gives address space and memory back.
@@ -155,4 +181,11 @@ pub(crate) fn install_guard(address: usize, bytes: usize) -> Result<(), OutOfMem
 /// Takes back [`install_guard`]: the range is accessible and zero.
 pub(crate) fn remove_guard(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
     advise(address, bytes, MADV_GUARD_REMOVE)
+}
+
+/// Replaces a range by fresh memory: accessible and zero, whatever it was before.
+pub(crate) fn replace(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    map(address, bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_NORESERVE | libc::MAP_FIXED)?;
+    advise_no_huge(address, bytes);
+    Ok(())
 }

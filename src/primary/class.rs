@@ -232,7 +232,8 @@ impl Class {
         let slab = slabs.slab(id);
         if slab.inaccessible {
             let (start, bytes) = self.inner_pages(ground.arena.region(id.region()), id);
-            if mapping::remove_guard(start, bytes).is_err() {
+            // A sandbox that the program has entered since may forbid the call that would take the guard away.
+            if mapping::remove_guard(start, bytes).or_else(|_| mapping::replace(start, bytes)).is_err() {
                 ground.budget.refund(self.slab_bytes());
                 return Err(OutOfMemory);
             }
@@ -261,7 +262,6 @@ impl Class {
     /// inaccessible.
     fn grow(&mut self, ground: Ground<'_>, random: &mut Random) -> Result<(), OutOfMemory> {
         let log = slots_log2(self.id);
-        let stride = self.id.stride();
         let number = match self.region {
             Some(number) if self.next_slab < ground.arena.region(number).slots() >> log => number,
             _ => {
@@ -274,6 +274,15 @@ impl Class {
         let region = ground.arena.region(number);
         let room = (region.slots() >> log) - self.next_slab;
         let run = (self.slabs_in_use / 2).clamp(1, MAX_RUN_SLABS).min(room);
+        // Near a limit on memory a long run may be refused where there is room for a short one.
+        self.open_run(ground, number, run).or_else(|_| self.open_run(ground, number, 1))
+    }
+
+    /// Makes the next `run` slabs of a region accessible.
+    fn open_run(&mut self, ground: Ground<'_>, number: usize, run: u32) -> Result<(), OutOfMemory> {
+        let log = slots_log2(self.id);
+        let stride = self.id.stride();
+        let region = ground.arena.region(number);
         let (first, end) = (self.next_slab << log, (self.next_slab + run) << log);
         // Up to and including the header behind the last slot, which tells of an overflow of that slot.
         let start = page_floor(region.slot_start(SlotIndex(first), stride));

@@ -32,14 +32,18 @@ impl AddressQuarantine {
         self.queue.get((self.oldest + position) % (FURTHER_FREES + 1)).copied().unwrap_or_default()
     }
 
-    /// Adds a chunk. There is always room when `pop_due` was called until it gave `None`.
-    pub(crate) fn push(&mut self, chunk: usize, bytes: usize) {
+    /// Adds a chunk; returns the oldest one when it has to leave for that. Threads that add at the same time have not yet
+    /// come to `pop_due`, so the queue may be full.
+    #[must_use]
+    pub(crate) fn push(&mut self, chunk: usize, bytes: usize) -> Option<usize> {
+        let displaced = if self.length > FURTHER_FREES { self.pop() } else { None };
         let place = (self.oldest + self.length) % (FURTHER_FREES + 1);
         if let Some(place) = self.queue.get_mut(place) {
             *place = (chunk, bytes);
             self.length += 1;
             self.bytes += bytes;
         }
+        displaced
     }
 
     /// Takes out the oldest chunk if enough was freed after it.
@@ -75,10 +79,10 @@ mod tests {
     fn a_chunk_stays_for_a_thousand_further_frees() {
         let mut queue = AddressQuarantine::new(usize::MAX);
         for chunk in 1..=FURTHER_FREES {
-            queue.push(chunk, 1);
+            assert_eq!(queue.push(chunk, 1), None);
             assert_eq!(queue.pop_due(), None);
         }
-        queue.push(9999, 1);
+        assert_eq!(queue.push(9999, 1), None);
         assert_eq!(queue.pop_due(), Some(1));
         assert_eq!(queue.pop_due(), None);
     }
@@ -86,13 +90,25 @@ mod tests {
     #[test]
     fn a_chunk_leaves_when_enough_bytes_were_freed_after_it() {
         let mut queue = AddressQuarantine::new(100);
-        queue.push(1, 5000);
+        assert_eq!(queue.push(1, 5000), None);
         assert_eq!(queue.pop_due(), None);
-        queue.push(2, 99);
+        assert_eq!(queue.push(2, 99), None);
         assert_eq!(queue.pop_due(), None);
-        queue.push(3, 1);
+        assert_eq!(queue.push(3, 1), None);
         assert_eq!(queue.pop_due(), Some(1));
         assert_eq!(queue.pop_due(), None);
         assert_eq!(queue.bytes(), 100);
+    }
+    /// Many threads give large chunks back at once, and each adds before any of them looks for what is due.
+    #[test]
+    fn every_chunk_leaves_once_however_many_are_added_in_a_row() {
+        let mut queue = AddressQuarantine::new(usize::MAX);
+        let all = 1..=FURTHER_FREES * 3;
+        let mut left: Vec<usize> = all.clone().filter_map(|chunk| queue.push(chunk, 10)).collect();
+        while let Some(chunk) = queue.pop() {
+            left.push(chunk);
+        }
+        assert!(left.into_iter().eq(all));
+        assert_eq!(queue.bytes(), 0);
     }
 }

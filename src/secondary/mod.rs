@@ -20,7 +20,7 @@ use crate::chunk::checksum::{self, Seal};
 use crate::chunk::header::{Fields, Header, Origin};
 use crate::options::Options;
 use crate::os::lock::{Lock, RawLock};
-use crate::os::mapping::{self, HUGE_PAGE, OutOfMemory, PAGE, page_ceil, page_floor};
+use crate::os::mapping::{self, HUGE_PAGE, NotMoved, OutOfMemory, PAGE, page_ceil, page_floor};
 use crate::primary::arena::random_place;
 use crate::random::Random;
 use crate::size_class::HEADER;
@@ -67,6 +67,12 @@ impl State {
         let place = self.place + self.random.below(GAP_PAGES) as usize * PAGE;
         self.place = place.saturating_add(reach);
         place
+    }
+
+    /// Queues the addresses of a freed chunk; returns the entry that has to leave for it, if the queue is full.
+    fn enqueue(&mut self, chunk: usize, size: usize) -> Option<Entry> {
+        let displaced = self.quarantine.push(chunk, size)?;
+        self.table.remove(displaced)
     }
 }
 
@@ -195,7 +201,7 @@ impl Secondary {
     /// The address quarantine only goes where that can help: not for a request beyond the budget, nor for one larger
     /// than what is in it; otherwise whoever may ask for absurd sizes could empty it at will.
     #[cold]
-    fn make_room(&self, ground: Ground<'_>, size: usize) -> Result<(), OutOfMemory> {
+    pub(crate) fn make_room(&self, ground: Ground<'_>, size: usize) -> Result<(), OutOfMemory> {
         let (kept, quarantined) = {
             let state = self.state.lock();
             (!state.cache.is_empty(), state.quarantine.bytes())
@@ -300,7 +306,15 @@ impl Secondary {
             return;
         }
         ground.budget.refund(entry.data_bytes);
-        self.state.lock().quarantine.push(entry.chunk, entry.size);
+        let displaced = self.state.lock().enqueue(entry.chunk, entry.size);
+        self.let_go(displaced);
+    }
+
+    /// Unmaps what had to leave the queue, and what is due.
+    fn let_go(&self, displaced: Option<Entry>) {
+        if let Some(entry) = displaced {
+            mapping::unmap(entry.map_start, entry.map_bytes);
+        }
         self.evict(AddressQuarantine::pop_due);
     }
 
@@ -354,7 +368,8 @@ impl Secondary {
         let mut changed = Entry { size, ..*entry };
         if needed < entry.data_bytes {
             let cut = entry.data_bytes - needed;
-            if mapping::discard(entry.data_start + needed, cut).is_ok() {
+            let end = entry.data_start + needed;
+            if mapping::withdraw(end, cut).or_else(|_| mapping::discard(end, cut)).is_ok() {
                 ground.budget.refund(cut);
                 changed.data_bytes = needed;
             }
@@ -364,15 +379,24 @@ impl Secondary {
             let mut grow = || {
                 if entry.data_start + needed + PAGE <= entry.map_end() {
                     // There is room behind the chunk.
-                    mapping::commit(entry.data_end(), more)
-                } else {
-                    relocate(&mut changed, |bytes| self.reserve(bytes), needed)
+                    return Ok(mapping::commit(entry.data_end(), more)?);
+                }
+                let mut relocate = |room| relocate(&mut changed, |bytes| self.reserve(bytes), needed, room);
+                match relocate(page_ceil(needed + needed / 2)) {
+                    // Room to grow is a favour that a limit on memory may not grant.
+                    Err(NotMoved::OutOfMemory) => relocate(needed),
+                    outcome => outcome,
                 }
             };
-            let grown = grow().or_else(|_| self.make_room(ground, size).and_then(|()| grow()));
-            if let Err(refused) = grown {
+            let grown = match grow() {
+                Err(NotMoved::OutOfMemory) => {
+                    self.make_room(ground, size).map_err(NotMoved::from).and_then(|()| grow())
+                }
+                outcome => outcome,
+            };
+            if grown.is_err() {
                 ground.budget.refund(more);
-                return Err(refused);
+                return Err(OutOfMemory);
             }
             changed.data_bytes = needed;
             if needed >= HUGE {
@@ -403,7 +427,7 @@ impl Secondary {
             return Ok(changed.chunk);
         }
         let old = state.table.remove(entry.chunk);
-        // Room for one was just made, so this cannot fail.
+        // The place of the one that was removed is free, so this cannot fail.
         state.table.insert(changed)?;
         drop(state);
         if let Some(old) = old {
@@ -419,11 +443,12 @@ impl Secondary {
             Ok(start) if start == old.data_start => {
                 let mut state = self.state.lock();
                 if state.table.insert(Entry { live: false, ..*old }).is_ok() {
-                    state.quarantine.push(old.chunk, old.size);
+                    let displaced = state.enqueue(old.chunk, old.size);
                     drop(state);
-                    self.evict(AddressQuarantine::pop_due);
-                    return;
+                    return self.let_go(displaced);
                 }
+                drop(state);
+                return mapping::unmap(old.map_start, old.map_bytes);
             }
             Ok(elsewhere) => mapping::unmap(elsewhere, old.data_bytes),
             Err(OutOfMemory) => {}
@@ -498,11 +523,13 @@ fn dress(seal: &Seal, entry: &Entry) {
 }
 
 /// Huge pages where a whole one fits, and for the first one if the chunk uses at least half of it.
+///
+/// All of the chunk is advised, though its edges can't be huge: the kernel splits a mapping where the advice changes,
+/// and a chunk of several mappings can't be moved.
 fn advise_huge(entry: &Entry) {
-    let start = (entry.data_start + HUGE_PAGE - 1) & !(HUGE_PAGE - 1);
-    let end = entry.data_end() & !(HUGE_PAGE - 1);
-    if start < end {
-        mapping::advise_huge(start, end - start);
+    let whole = (entry.data_start + HUGE_PAGE - 1) & !(HUGE_PAGE - 1);
+    if whole + HUGE_PAGE <= entry.data_end() {
+        mapping::advise_huge(entry.data_start, entry.data_bytes);
     }
 }
 
@@ -549,16 +576,19 @@ fn map(
     Ok(entry)
 }
 
-/// Moves a chunk's pages to a larger reservation, with room to grow half as much again.
+/// Moves a chunk's pages to a reservation of at least `room` bytes, of which it gets `needed`.
+///
+/// The pages are moved with all of the room, and what is not needed of it is made inaccessible then: so the chunk and the
+/// room behind it stay one mapping for the kernel, whatever grows into it later, and can be moved again.
 fn relocate(
     entry: &mut Entry,
     reserve: impl FnOnce(usize) -> Result<usize, OutOfMemory>,
     needed: usize,
-) -> Result<(), OutOfMemory> {
+    room: usize,
+) -> Result<(), NotMoved> {
     let align = 1_usize << entry.align_log2.min(40);
     // Page tables of huge pages move as a whole only between places that are alike.
     let unit = if needed >= HUGE { HUGE_PAGE } else { PAGE }.max(align);
-    let room = page_ceil(needed + needed / 2 + PAGE);
     let map_bytes = room + unit + 2 * PAGE;
     let map_start = reserve(map_bytes)?;
     let misplaced = entry.data_start & (unit - 1);
@@ -566,7 +596,8 @@ fn relocate(
     while data_start < map_start + PAGE {
         data_start += unit;
     }
-    if let Err(refused) = mapping::relocate(entry.data_start, entry.data_bytes, data_start, needed) {
+    let room = map_start + map_bytes - PAGE - data_start;
+    if let Err(refused) = mapping::relocate(entry.data_start, entry.data_bytes, data_start, room) {
         mapping::unmap(map_start, map_bytes);
         return Err(refused);
     }
@@ -574,5 +605,11 @@ fn relocate(
     entry.data_start = data_start;
     entry.map_start = map_start;
     entry.map_bytes = map_bytes;
+    let data_end = data_start + needed;
+    if room > needed && mapping::make_inaccessible(data_end, room - needed).is_err() {
+        // Other threads have used up the last mappings since. Without the room, accesses behind the chunk fault too.
+        mapping::unmap(data_end, entry.map_end() - data_end);
+        entry.map_bytes = data_end - map_start;
+    }
     Ok(())
 }

@@ -37,11 +37,9 @@ impl Entry {
 #[derive(Clone, Copy)]
 #[repr(C, u8)]
 enum Place {
-    /// Zeroed memory; so it is never constructed.
-    #[allow(dead_code, reason = "what the kernel maps is this")]
-    Never = 0,
-    Removed = 1,
-    Used(Entry) = 2,
+    /// What zeroed memory is.
+    Empty = 0,
+    Used(Entry) = 1,
 }
 
 /// The table.
@@ -50,14 +48,12 @@ pub(crate) struct Table {
     places: usize,
     /// A power of two, or zero.
     capacity: usize,
-    /// Used and removed places.
-    filled: usize,
     used: usize,
 }
 
 impl Table {
     pub(crate) const fn new() -> Self {
-        Self { places: 0, capacity: 0, filled: 0, used: 0 }
+        Self { places: 0, capacity: 0, used: 0 }
     }
 
     /// How many entries there are.
@@ -68,7 +64,7 @@ impl Table {
 
     fn place(&mut self, index: usize) -> &mut Place {
         let address = self.places + (index & (self.capacity - 1)) * size_of::<Place>();
-        // SAFETY: `capacity` places are mapped at `places`; zeroed memory is `Place::Never`.
+        // SAFETY: `capacity` places are mapped at `places`; zeroed memory is `Place::Empty`.
         unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) }
     }
 
@@ -84,7 +80,7 @@ impl Table {
         let mut index = Self::home(chunk);
         loop {
             match self.place(index) {
-                Place::Never => return None,
+                Place::Empty => return None,
                 Place::Used(entry) if entry.chunk == chunk => return Some(index),
                 _ => index = index.wrapping_add(1),
             }
@@ -103,48 +99,52 @@ impl Table {
     /// Adds an entry whose address is not in the table.
     ///
     /// # Errors
-    /// When the table is full and can't grow; then nothing has changed.
+    /// When the table is full and can't grow; then nothing has changed. Never when an entry was removed since the
+    /// lock was taken: its place is free again.
     pub(crate) fn insert(&mut self, entry: Entry) -> Result<(), OutOfMemory> {
-        if self.filled * 4 >= self.capacity * 3 {
+        if self.used * 4 >= self.capacity * 3 {
             self.rebuild()?;
         }
         let mut index = Self::home(entry.chunk);
-        loop {
-            match self.place(index) {
-                Place::Used(_) => index = index.wrapping_add(1),
-                place => {
-                    let fresh = matches!(place, Place::Never);
-                    *place = Place::Used(entry);
-                    self.filled += usize::from(fresh);
-                    self.used += 1;
-                    return Ok(());
-                }
-            }
+        while matches!(self.place(index), Place::Used(_)) {
+            index = index.wrapping_add(1);
         }
+        *self.place(index) = Place::Used(entry);
+        self.used += 1;
+        Ok(())
     }
 
-    /// Takes an entry out.
+    /// Takes an entry out. Those behind it that are not at home move up, so that no mark of the removal stays: such
+    /// marks would fill the table, and a chunk that is entered anew could find no room at a moment when there is no
+    /// memory for a larger one.
     pub(crate) fn remove(&mut self, chunk: usize) -> Option<Entry> {
-        let index = self.position(chunk)?;
-        match core::mem::replace(self.place(index), Place::Removed) {
-            Place::Used(entry) => {
-                self.used -= 1;
-                Some(entry)
+        let mut hole = self.position(chunk)?;
+        let Place::Used(removed) = *self.place(hole) else { return None };
+        let mut index = hole.wrapping_add(1);
+        while let Place::Used(entry) = *self.place(index) {
+            let from_home = index.wrapping_sub(Self::home(entry.chunk)) & (self.capacity - 1);
+            let from_hole = index.wrapping_sub(hole) & (self.capacity - 1);
+            if from_home >= from_hole {
+                *self.place(hole) = Place::Used(entry);
+                hole = index;
             }
-            _ => None,
+            index = index.wrapping_add(1);
         }
+        *self.place(hole) = Place::Empty;
+        self.used -= 1;
+        Some(removed)
     }
 
     /// Moves to a table with room: twice as many places as are in use at the least.
     fn rebuild(&mut self) -> Result<(), OutOfMemory> {
-        let capacity = (self.used * 4).next_power_of_two().max(32);
+        let capacity = (self.used * 2).next_power_of_two().max(32);
         let bytes = page_ceil(capacity * size_of::<Place>());
         let start = mapping::reserve(0, bytes + 2 * PAGE)?;
         if let Err(refused) = mapping::commit(start + PAGE, bytes) {
             mapping::unmap(start, bytes + 2 * PAGE);
             return Err(refused);
         }
-        let mut bigger = Self { places: start + PAGE, capacity, filled: 0, used: 0 };
+        let mut bigger = Self { places: start + PAGE, capacity, used: 0 };
         for index in 0..self.capacity {
             if let Place::Used(entry) = *self.place(index) {
                 bigger.insert(entry)?;
@@ -220,5 +220,21 @@ mod tests {
             }
             table.unmap();
         }
+    }
+
+    /// A resized chunk that has moved is entered anew; that it finds no room would lose it.
+    #[test]
+    fn what_was_removed_can_be_entered_again_without_more_memory() {
+        let mut table = Table::new();
+        for number in 0..24 {
+            table.insert(entry(0x7000_0000_0000 + number * 4096, number)).expect("memory");
+        }
+        let places = (table.places, table.capacity);
+        for number in 0..10_000 {
+            table.remove(0x7000_0000_0000 + number * 4096).expect("it is there");
+            table.insert(entry(0x7000_0000_0000 + (number + 24) * 4096, number)).expect("its place is free");
+            assert_eq!((table.places, table.capacity), places, "the table was not rebuilt");
+        }
+        table.unmap();
     }
 }

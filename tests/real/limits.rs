@@ -165,3 +165,12 @@ fn one_request_ends_with_enomem_at_max_alloc_mb() {
         keeps_the_limit("c/limit_one.c", &["10".to_owned()], &options, |command| command);
     }
 }
+
+/// Mappings of freed large chunks are kept for speed; small chunks need the memory more.
+#[test]
+fn what_large_chunks_had_small_ones_can_have() {
+    for profile in PROFILES {
+        let options = format!("{profile}:heap_limit_mb=40");
+        keeps_the_limit("c/limit_mixed.c", &["26".to_owned()], &options, |command| command);
+    }
+}

@@ -63,3 +63,15 @@ fn without_mremap_everything_works() {
 fn without_rseq_everything_works() {
     works_without("rseq");
 }
+
+/// Memory was given back with calls that are forbidden now.
+#[test]
+fn memory_given_back_before_the_sandbox_was_entered_can_be_had_again() {
+    let folder = real::folder();
+    let program = real::compile("c/sandbox_entered_later.c", folder.path(), "program", &[]);
+    for profile in PROFILES {
+        let ended = real::to_the_end(&mut real::command(&program, folder.path(), Some(profile)));
+        assert_eq!(ended.out(), "all work done\n", "{profile}: {ended:?}");
+        assert!(ended.status.success() && ended.err().is_empty(), "{profile}: {ended:?}");
+    }
+}

@@ -15,6 +15,11 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Whether this run may take hours: `TESTUDO_TEST_LENGTH=nightly`.
+pub fn nightly() -> bool {
+    std::env::var_os("TESTUDO_TEST_LENGTH").is_some_and(|length| length == "nightly")
+}
+
 /// Builds `libtestudo.so` (release, as it is shipped) once per test process and returns its path.
 /// `TESTUDO_TEST_LIBRARY` names another build to test in its place.
 ///
