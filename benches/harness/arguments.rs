@@ -12,6 +12,7 @@ usage: testudo-benches COMMAND [options]
   latency        p50, p99, p99.9 and longest single malloc and free
   quiet          resident memory after a spike of 2 GiB, 10 seconds of quiet, and malloc_trim
   prices         what each of testudo's protections costs, one turned off at a time
+  placement      what the order of handing out slots costs, and what an attacker lacks under it
   peers          only find and build the allocators
   list           the workloads
   table          table and picture again, from the last run's raw results
@@ -38,6 +39,7 @@ pub enum Command {
     Latency,
     Quiet,
     Prices,
+    Placement,
     Peers,
     List,
     Table,
@@ -80,6 +82,7 @@ impl Arguments {
             Some("latency") => Command::Latency,
             Some("quiet") => Command::Quiet,
             Some("prices") => Command::Prices,
+            Some("placement") => Command::Placement,
             Some("peers") => Command::Peers,
             Some("list") => Command::List,
             Some("table") => Command::Table,

@@ -2,6 +2,7 @@
 //! every workload under every allocator and ends with a table, a picture and the raw numbers.
 
 mod arguments;
+mod entropy;
 mod inputs;
 mod instructions;
 mod latency;
@@ -9,6 +10,8 @@ mod measure;
 mod peer_builds;
 mod peers;
 mod picture;
+mod placement;
+mod placement_picture;
 mod places;
 mod prices;
 mod publish;
@@ -42,9 +45,16 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
     if arguments.command == Command::Table {
         return table::from_file(&places, arguments);
     }
-    if arguments.command == Command::Prices {
-        places.build_programs()?;
-        return prices::run(&places, arguments);
+    match arguments.command {
+        Command::Prices => {
+            places.build_programs()?;
+            return prices::run(&places, arguments);
+        }
+        Command::Placement => {
+            places.build_programs()?;
+            return placement::run(&places, arguments);
+        }
+        _ => {}
     }
     let allocators = peers::find(&places, arguments)?;
     if arguments.command == Command::Peers {
@@ -70,6 +80,6 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
             }
             Ok(())
         }
-        Command::Peers | Command::Table | Command::Prices => Ok(()),
+        Command::Peers | Command::Table | Command::Prices | Command::Placement => Ok(()),
     }
 }

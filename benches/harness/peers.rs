@@ -145,12 +145,17 @@ pub fn testudo(places: &Places, arguments: &Arguments) -> Result<PathBuf, String
 pub fn build_preload(cargo: &mut Command) -> Result<PathBuf, String> {
     let messages =
         run_tool(cargo.args(["build", "--release", "--package", "testudo-preload", "--message-format", "json"]))?;
+    library_among(&messages, "libtestudo.so")
+}
+
+/// The library of this name among what cargo says that it has built.
+pub fn library_among(messages: &str, name: &str) -> Result<PathBuf, String> {
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter_map(|message| message.get("filenames")?.as_array().cloned())
         .flatten()
         .filter_map(|file| file.as_str().map(PathBuf::from))
-        .find(|file| file.file_name().is_some_and(|name| name == "libtestudo.so"))
-        .ok_or("cargo built no libtestudo.so".into())
+        .find(|file| file.file_name().is_some_and(|file| file == name))
+        .ok_or(format!("cargo built no {name}"))
 }

@@ -1,0 +1,10 @@
+//! The product's own lowest layer, as far as it is needed.
+
+#[path = "../../../src/os/entropy.rs"]
+pub(crate) mod entropy;
+#[path = "../../../src/os/lock.rs"]
+pub(crate) mod lock;
+#[path = "../../../src/os/process.rs"]
+pub(crate) mod process;
+#[path = "../../../src/os/thread_local.rs"]
+pub(crate) mod thread_local;
