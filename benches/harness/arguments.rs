@@ -6,13 +6,14 @@ use std::path::PathBuf;
 pub const USAGE: &str = "\
 usage: testudo-benches COMMAND [options]
 
-  all            run, instructions, latency and quiet, one after another
+  all            run, instructions, latency, quiet and targets, one after another
   run            every workload under every allocator: time and peak resident memory
   instructions   instructions per malloc(64)+free pair, counted by callgrind
   latency        p50, p99, p99.9 and longest single malloc and free
   quiet          resident memory after a spike of 2 GiB, 10 seconds of quiet, and malloc_trim
   prices         what each of testudo's protections costs, one turned off at a time
   placement      what the order of handing out slots costs, and what an attacker lacks under it
+  targets        what the project set out to reach: target, measured, whether it holds
   peers          only find and build the allocators
   list           the workloads
   table          table and picture again, from the last run's raw results
@@ -40,6 +41,7 @@ pub enum Command {
     Quiet,
     Prices,
     Placement,
+    Targets,
     Peers,
     List,
     Table,
@@ -83,6 +85,7 @@ impl Arguments {
             Some("quiet") => Command::Quiet,
             Some("prices") => Command::Prices,
             Some("placement") => Command::Placement,
+            Some("targets") => Command::Targets,
             Some("peers") => Command::Peers,
             Some("list") => Command::List,
             Some("table") => Command::Table,

@@ -20,6 +20,7 @@ mod redis;
 mod results;
 mod rounds;
 mod table;
+mod targets;
 mod variants;
 mod workloads;
 
@@ -67,6 +68,7 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
             instructions::run(&places, &allocators)?;
             latency::run(&places, arguments, &allocators)?;
             quiet::run(&places, arguments, &allocators)?;
+            targets::run(&places, arguments, &allocators)?;
             // Once more, because it is what the reader came for and has scrolled away.
             table::from_file(&places, arguments)
         }
@@ -74,6 +76,7 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
         Command::Instructions => instructions::run(&places, &allocators),
         Command::Latency => latency::run(&places, arguments, &allocators),
         Command::Quiet => quiet::run(&places, arguments, &allocators),
+        Command::Targets => targets::run(&places, arguments, &allocators),
         Command::List => {
             for workload in workloads::all(&places, arguments.quick, arguments.live) {
                 println!("{:<18} {}", workload.name, workload.about);

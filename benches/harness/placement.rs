@@ -41,9 +41,10 @@ pub enum Kind {
 type Candidate = (&'static str, Kind, &'static str, &'static str);
 
 /// A profile is compared with itself without random choice, so that what else it does counts on neither side.
-const CANDIDATES: [Candidate; 23] = [
+const CANDIDATES: [Candidate; 24] = [
     ("ascending", Kind::Order, "order=ascending", "ascending"),
     ("ascending with gaps", Kind::Order, "order=gaps", "ascending"),
+    ("gaps, up or down", Kind::Order, "order=gaps-up-or-down", "ascending"),
     ("random slab, runs of 32", Kind::Order, "order=slab-32", "ascending"),
     ("random slab, runs of 8", Kind::Order, "order=slab-8", "ascending"),
     ("as default", Kind::Order, "order=default", "ascending"),

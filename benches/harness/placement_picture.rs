@@ -40,7 +40,7 @@ const PANELS: [Panel; 4] = [
         title: "When a freed slot returns: all six workloads",
         bits: |point| point.returns.guess.abs(),
         time: |point| point.all,
-        kinds: [Kind::Return, Kind::Profile],
+        kinds: [Kind::Return, Kind::Return],
     },
 ];
 

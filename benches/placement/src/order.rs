@@ -22,7 +22,7 @@ pub(crate) struct Class {
     /// Slabs with free slots that wait to be opened, first in, first out.
     first_waiting: u32,
     last_waiting: u32,
-    /// Where the walk through the open slab stands, for [`Order::Gaps`].
+    /// Where the walk through the open slab stands, for the orders with gaps.
     position: u32,
 }
 
@@ -102,6 +102,7 @@ impl Class {
             return self.take_with_gaps(random, slab, out);
         }
         let start = match settings.order {
+            Order::GapsUpOrDown => self.position % words,
             Order::Ascending | Order::Groups(_) | Order::SlabRuns(_) => 0,
             _ => random.below(words),
         };
@@ -117,11 +118,13 @@ impl Class {
             Order::Ascending | Order::Groups(_) | Order::Gaps => run.up(bits, 64),
             Order::SlabRuns(longest) => run.up(bits, longest),
             Order::Random => run.up(nth_bit(bits, random.below(bits.count_ones())), 1),
-            Order::UpOrDown => {
-                if random.u32() & 1 == 0 {
-                    run.up(bits, 64);
-                } else {
-                    run.down(bits);
+            Order::UpOrDown => run.up_or_down(bits, random),
+            Order::GapsUpOrDown => {
+                let kept = bits & (random.u64() | random.u64() | random.u64());
+                run.up_or_down(if kept != 0 { kept } else { bits }, random);
+                // The rest of a word that was more than the batch comes next; what was passed over waits for another turn.
+                if run.taken < run.out.len() {
+                    self.position = base.saturating_sub(first) / 64 + 1;
                 }
             }
             _ if self.geometry.stride > ORDERED => run.up(nth_bit(bits, random.below(bits.count_ones())), 1),
@@ -222,6 +225,14 @@ impl Run<'_> {
             let bit = 63 - bits.leading_zeros();
             self.put(bit);
             bits &= !(1 << bit);
+        }
+    }
+
+    fn up_or_down(&mut self, bits: u64, random: &mut Random) {
+        if random.u32() & 1 == 0 {
+            self.up(bits, 64);
+        } else {
+            self.down(bits);
         }
     }
 

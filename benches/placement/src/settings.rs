@@ -13,6 +13,8 @@ pub(crate) enum Order {
     Groups(usize),
     /// Ascending; each slot is passed over with chance 1/8, and kept for later.
     Gaps,
+    /// The same, word after word of 64 neighbouring slots, each ascending or descending.
+    GapsUpOrDown,
     /// Runs of so many slots, each ascending, from a randomly chosen open slab.
     SlabRuns(usize),
     /// Words of 64 neighbouring slots from a random place in a random open slab, each ascending or descending.
@@ -64,6 +66,7 @@ impl Settings {
                 b"order=groups-4" => settings.order = Order::Groups(4),
                 b"order=groups-8" => settings.order = Order::Groups(8),
                 b"order=gaps" => settings.order = Order::Gaps,
+                b"order=gaps-up-or-down" => settings.order = Order::GapsUpOrDown,
                 b"order=slab-8" => settings.order = Order::SlabRuns(8),
                 b"order=slab-32" => settings.order = Order::SlabRuns(32),
                 b"order=up-or-down" => settings.order = Order::UpOrDown,
@@ -83,7 +86,7 @@ impl Settings {
     /// How many slabs are open at a time when so many are in use: as in the product, but one where order is all.
     pub(crate) fn open_slabs(&self, in_use: usize) -> usize {
         match self.order {
-            Order::Ascending | Order::Groups(_) | Order::Gaps => 1,
+            Order::Ascending | Order::Groups(_) | Order::Gaps | Order::GapsUpOrDown => 1,
             _ => (1 + in_use / 16).min(8),
         }
     }
