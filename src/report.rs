@@ -4,7 +4,7 @@
 //! `write(2)`. Whoever reads it was woken at night, so it says what, where, how it was noticed, and
 //! what to do next.
 
-use crate::os::process;
+use crate::os::{process, report_copy};
 use crate::violation::{Kind, Operation, Violation};
 use core::fmt::{self, Write};
 
@@ -90,6 +90,7 @@ pub(crate) fn abort(violation: &Violation) -> ! {
     // Cannot fail: `Text` cuts off instead.
     let _ = write_report(&mut text, violation);
     process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    report_copy::append(text.as_bytes());
     process::abort()
 }
 

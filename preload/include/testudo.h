@@ -67,6 +67,9 @@ size_t testudo_class_stats(struct testudo_class_stats *classes, size_t count);
 /* The requested size of the live chunk that starts at `chunk`; (size_t)-1 for any other address. */
 size_t testudo_object_size(const void *chunk);
 
+/* The library's version, as "major.minor.patch". */
+const char *testudo_version(void);
+
 #ifdef __cplusplus
 }
 #endif

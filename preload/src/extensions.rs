@@ -1,7 +1,7 @@
 //! Testudo's own functions for C programs; declared in `include/testudo.h`, which says what they do and what the
 //! fields mean.
 
-use core::ffi::c_void;
+use core::ffi::{c_char, c_void};
 use hardened_heap::{ClassStats, Mappings, Stats, c_api};
 
 /// A struct of C whose fields are called as those of the Rust value that fills it, and some more.
@@ -103,4 +103,15 @@ pub unsafe extern "C" fn testudo_class_stats(classes: *mut TestudoClassStats, co
 #[unsafe(no_mangle)]
 pub extern "C" fn testudo_object_size(chunk: *const c_void) -> usize {
     c_api::object_size(chunk).unwrap_or(usize::MAX)
+}
+
+/// The library's version, as `major.minor.patch`. A terminated string that lives as long as the library.
+#[unsafe(no_mangle)]
+pub extern "C" fn testudo_version() -> *const c_char {
+    const TEXT: &core::ffi::CStr =
+        match core::ffi::CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+            Ok(text) => text,
+            Err(_) => c"",
+        };
+    TEXT.as_ptr()
 }

@@ -208,7 +208,7 @@ pub static TABLE: &[Specification] = &[
         seed,
         u64,
         0..=9_223_372_036_854_775_807,
-        "seed of all randomness, for reproducible runs; 0 is unpredictable"
+        "seed of all randomness, for reproducible runs; any number but 0 makes every secret known"
     ),
 ];
 

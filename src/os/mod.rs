@@ -9,4 +9,5 @@ pub(crate) mod file;
 pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod process;
+pub(crate) mod report_copy;
 pub(crate) mod thread_local;

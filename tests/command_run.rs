@@ -1,0 +1,314 @@
+//! `testudo run` is the program: it takes its signals, stops and ends as it does, and explains what was found.
+
+#[path = "support/real.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of it")]
+mod real;
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+fn command() -> PathBuf {
+    support::libtestudo().with_file_name("testudo")
+}
+
+fn testudo(args: &[&str]) -> real::Ended {
+    let folder = real::folder();
+    real::to_the_end(real::command(&command(), folder.path(), None).args(args))
+}
+
+/// A C program of a few lines, compiled.
+fn program(source: &str, flags: &[&str]) -> (TempDir, PathBuf) {
+    let folder = real::folder();
+    let file = folder.path().join("program.c");
+    fs::write(&file, source).expect("a source is written");
+    let product = folder.path().join("program");
+    let ended = real::to_the_end(
+        Command::new("gcc").args(["-O0", "-g", "-w", "-fno-builtin"]).arg(&file).arg("-o").arg(&product).args(flags),
+    );
+    assert!(ended.status.success(), "{ended:?}");
+    (folder, product)
+}
+
+const OVERFLOW: &str = "#include <stdlib.h>
+int main(void) { char *p = malloc(10); p[10] = 1; free(p); return 0; }";
+const NOTHING: &str = "int main(void) { return 0; }";
+
+fn run(program: &Path, args: &[&str]) -> real::Ended {
+    let program = program.to_str().expect("a path of text");
+    testudo(&[&["run"], args, &["--", program]].concat())
+}
+
+#[test]
+fn a_violation_is_explained_after_the_report() {
+    let (_folder, program) = program(OVERFLOW, &[]);
+    let ended = run(&program, &[]);
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+    let text = ended.err();
+    let report = text.find("testudo: buffer overflow at 0x").unwrap_or_else(|| panic!("{text}"));
+    let explanation = text.find("testudo run: program wrote past the end").unwrap_or_else(|| panic!("{text}"));
+    assert!(report < explanation, "{text}");
+    assert!(text.contains("Look for:") && text.contains("See where:"), "{text}");
+}
+
+#[test]
+fn a_violation_in_a_child_of_the_program_is_explained_too() {
+    let (_folder, program) = program(OVERFLOW, &[]);
+    let script = format!("{}; {}; exit 3", program.display(), program.display());
+    let ended = testudo(&["run", "--", "bash", "-c", &script]);
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    assert!(ended.err().contains("testudo run: bash wrote past the end"), "{ended:?}");
+    assert!(ended.err().contains("1 more of its processes"), "{ended:?}");
+}
+
+#[test]
+fn a_violation_is_explained_when_the_program_closed_every_descriptor() {
+    let source = OVERFLOW.replace("{ char", "{ for (int i = 3; i < 1000; i++) close(i); char");
+    let (_folder, program) = program(&source, &[]);
+    assert!(run(&program, &[]).err().contains("testudo run: program wrote past the end"));
+}
+
+#[test]
+fn a_mismatch_is_explained_with_the_option_that_lets_it_pass() {
+    let source = "#include <stdlib.h>
+void _ZdlPv(void *);
+int main(void) { _ZdlPv(malloc(10)); return 0; }";
+    let (_folder, program) = program(source, &["-lstdc++"]);
+    let ended = run(&program, &[]);
+    assert!(ended.err().contains("-o mismatch=0"), "{ended:?}");
+    let ended = run(&program, &["-o", "mismatch=0"]);
+    assert!(ended.status.success(), "{ended:?}");
+}
+
+#[test]
+fn a_fault_is_explained_with_what_it_can_be() {
+    let source = "#include <stdlib.h>
+int main(void) { char *p = malloc(1 << 20); free(p); p[5000] = 1; return 0; }";
+    let (_folder, program) = program(source, &[]);
+    let ended = run(&program, &[]);
+    assert_eq!(ended.status.signal(), Some(libc::SIGSEGV), "{ended:?}");
+    assert!(ended.err().contains("touched memory that it may not touch"), "{ended:?}");
+}
+
+#[test]
+fn nothing_is_explained_where_that_is_not_wanted() {
+    let (_folder, program) = program(OVERFLOW, &[]);
+    for how in ["--quiet", "--exec"] {
+        let ended = run(&program, &[how]);
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+        assert!(ended.err().starts_with("testudo: buffer overflow at 0x"), "{ended:?}");
+        assert!(!ended.err().contains("testudo run:"), "{how}: {ended:?}");
+    }
+}
+
+#[test]
+fn with_exec_the_program_has_the_commands_number() {
+    let folder = real::folder();
+    let mut command = real::command(&command(), folder.path(), None);
+    let mut child = command
+        .args(["run", "--exec", "--", "bash", "-c", "echo $$"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut said = String::new();
+    child.stdout.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    let status = child.wait().expect("an end");
+    assert!(status.success(), "{status}");
+    assert_eq!(said.trim(), child.id().to_string());
+}
+
+#[test]
+fn nothing_is_open_in_the_program_that_was_not_open_before() {
+    let open = |prefix: &[&str]| {
+        let words = [prefix, &["ls", "/proc/self/fd"]].concat();
+        let folder = real::folder();
+        let ended = real::to_the_end(real::command(Path::new("/usr/bin/env"), folder.path(), None).args(words));
+        assert!(ended.status.success(), "{ended:?}");
+        ended.out()
+    };
+    let command = command().display().to_string();
+    assert_eq!(open(&[]), open(&[&command, "run", "--"]));
+}
+
+/// A program that says when it is ready, and what reaches it.
+fn waiting(body: &str) -> (TempDir, Child, BufReader<std::process::ChildStdout>) {
+    let folder = real::folder();
+    let script = format!("{body}\necho ready\nwhile :; do sleep 0.05; done");
+    let mut command = real::command(&command(), folder.path(), None);
+    command.args(["run", "--", "bash", "-c", &script]).stdout(Stdio::piped());
+    let mut child = real::start(&mut command);
+    let mut said = BufReader::new(child.stdout.take().expect("a pipe"));
+    assert_eq!(line(&mut said), "ready");
+    (folder, child, said)
+}
+
+fn line(from: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    from.read_line(&mut line).expect("text");
+    line.trim_end().to_owned()
+}
+
+fn send(child: &Child, signal: i32) {
+    let number = i32::try_from(child.id()).expect("a process number");
+    // SAFETY: touches no memory; the child has not been waited for.
+    assert_eq!(unsafe { libc::kill(number, signal) }, 0);
+}
+
+#[test]
+fn a_signal_sent_to_the_command_reaches_the_program() {
+    for (signal, name) in [
+        (libc::SIGTERM, "TERM"),
+        (libc::SIGINT, "INT"),
+        (libc::SIGHUP, "HUP"),
+        (libc::SIGUSR1, "USR1"),
+        (libc::SIGUSR2, "USR2"),
+        (libc::SIGRTMIN() + 3, "RTMIN+3"),
+    ] {
+        let (_folder, mut child, mut said) = waiting(&format!("trap 'echo got it; exit 7' {name}"));
+        send(&child, signal);
+        assert_eq!(line(&mut said), "got it", "{name}");
+        assert_eq!(child.wait().expect("an end").code(), Some(7), "{name}");
+    }
+}
+
+#[test]
+fn a_signal_that_the_program_does_not_handle_ends_both() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
+        let (_folder, mut child, mut said) = waiting(":");
+        send(&child, signal);
+        assert_eq!(child.wait().expect("an end").signal(), Some(signal));
+        assert_eq!(line(&mut said), "", "the program lives on");
+    }
+}
+
+#[test]
+fn a_program_whose_command_is_killed_ends_too() {
+    let (_folder, mut child, mut said) = waiting(":");
+    send(&child, libc::SIGKILL);
+    assert_eq!(child.wait().expect("an end").signal(), Some(libc::SIGKILL));
+    assert_eq!(line(&mut said), "", "the program lives on");
+}
+
+#[test]
+fn a_program_that_stops_is_stopped_and_continued_with_the_command() {
+    let (_folder, mut child, mut said) = waiting("trap 'echo got it; exit 7' TERM");
+    let number = i32::try_from(child.id()).expect("a process number");
+    send(&child, libc::SIGTSTP);
+    let mut status = 0;
+    // SAFETY: a valid place; the child is this process's own.
+    assert_eq!(unsafe { libc::waitpid(number, &raw mut status, libc::WUNTRACED) }, number);
+    assert!(libc::WIFSTOPPED(status), "{status:#x}");
+    send(&child, libc::SIGCONT);
+    send(&child, libc::SIGTERM);
+    assert_eq!(line(&mut said), "got it");
+    assert_eq!(child.wait().expect("an end").code(), Some(7));
+}
+
+#[test]
+fn ignored_and_blocked_signals_are_as_without_the_command() {
+    let state = |prefix: &[&str]| {
+        let command = command().display().to_string();
+        let words: Vec<&str> = prefix.iter().map(|&word| if word == "testudo" { &command } else { word }).collect();
+        let script =
+            format!("trap '' PIPE HUP CHLD; exec {} grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status", words.join(" "));
+        let folder = real::folder();
+        let ended = real::to_the_end(real::command(Path::new("/bin/bash"), folder.path(), None).args(["-c", &script]));
+        assert!(ended.status.success(), "{ended:?}");
+        ended.out()
+    };
+    assert_eq!(state(&[]), state(&["testudo", "run", "--"]));
+    assert_eq!(state(&[]), state(&["testudo", "run", "--exec", "--"]));
+}
+
+/// The one line of a refusal.
+fn refused(ended: &real::Ended) -> String {
+    assert_eq!(ended.status.code(), Some(126), "{ended:?}");
+    assert_eq!(ended.out(), "", "{ended:?}");
+    assert_eq!(ended.err().lines().count(), 1, "{ended:?}");
+    ended.err()
+}
+
+#[test]
+fn a_statically_linked_program_is_refused() {
+    for flags in [&["-static"][..], &["-static-pie"]] {
+        let (_folder, program) = program(NOTHING, flags);
+        assert!(refused(&run(&program, &[])).contains("statically linked"));
+    }
+}
+
+#[test]
+fn a_script_is_judged_by_its_interpreter() {
+    let (folder, program) = program(NOTHING, &["-static"]);
+    let script = folder.path().join("script");
+    for (interpreter, fine) in [(program.display().to_string(), false), ("/usr/bin/env bash".to_owned(), true)] {
+        fs::write(&script, format!("#! {interpreter}\n")).expect("a script");
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("permissions");
+        let ended = run(&script, &[]);
+        if fine {
+            assert!(ended.status.success(), "{ended:?}");
+        } else {
+            assert!(refused(&ended).contains("statically linked"));
+        }
+    }
+    fs::write(&script, "#!/no/such/interpreter\n").expect("a script");
+    assert!(refused(&run(&script, &[])).contains("interpreter"));
+}
+
+#[test]
+fn a_program_for_another_machine_is_refused() {
+    let (_folder, program) = program(NOTHING, &[]);
+    let mut bytes = fs::read(&program).expect("a program");
+    bytes[18..20].copy_from_slice(&0x1234_u16.to_le_bytes());
+    fs::write(&program, &bytes).expect("the program");
+    assert!(refused(&run(&program, &[])).contains("another kind of processor"));
+    bytes[4] = 1;
+    fs::write(&program, &bytes).expect("the program");
+    assert!(refused(&run(&program, &[])).contains("32-bit"));
+}
+
+#[test]
+fn a_set_user_id_program_is_refused() {
+    // SAFETY: reads a number.
+    if unsafe { libc::geteuid() } != 0 {
+        real::say_skipped("only root can make such a program");
+        return;
+    }
+    let (_folder, program) = program(NOTHING, &[]);
+    std::os::unix::fs::chown(&program, Some(65_534), Some(65_534)).expect("root may give files away");
+    for (mode, said) in [(0o4755, "set-user-id"), (0o2755, "set-group-id")] {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).expect("permissions");
+        assert!(refused(&run(&program, &[])).contains(said));
+    }
+}
+
+#[test]
+fn a_library_of_another_version_is_refused() {
+    let folder = real::folder();
+    let copy = folder.path().join("testudo");
+    fs::copy(command(), &copy).expect("a copy");
+    let source = folder.path().join("other.c");
+    fs::write(&source, "const char *testudo_version(void) { return \"99.0.0\"; }").expect("a source");
+    let library = folder.path().join("libtestudo.so");
+    let ended = real::to_the_end(Command::new("gcc").args(["-shared", "-fPIC"]).arg(&source).arg("-o").arg(&library));
+    assert!(ended.status.success(), "{ended:?}");
+    let ended = real::to_the_end(real::command(&copy, folder.path(), None).args(["run", "--", "echo", "main ran"]));
+    assert!(refused(&ended).contains("version 99.0.0"));
+}
+
+#[test]
+fn a_path_with_a_space_is_refused_because_the_loader_would_split_it() {
+    let folder = real::folder();
+    let inside = folder.path().join("a folder");
+    fs::create_dir(&inside).expect("a folder");
+    for name in ["testudo", "libtestudo.so"] {
+        fs::copy(support::libtestudo().with_file_name(name), inside.join(name)).expect("a copy");
+    }
+    let mut command = real::command(&inside.join("testudo"), folder.path(), None);
+    assert!(refused(&real::to_the_end(command.args(["run", "--", "true"]))).contains("space"));
+}
