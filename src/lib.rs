@@ -11,11 +11,11 @@
 //!             \                           /
 //!              heap   one request, told from top to bottom: pick → seal → hand out; verify → quarantine → recycle
 //!             /        |                  \
-//!    thread_cache   quarantine             \
-//!             \        |                    \
+//!    thread_cache   quarantine         guarded: pool of guarded slots
+//!             \        |                  \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · budget · random · options · stats · violation · report
+//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling · random · options · stats · violation · report
 //!                      os: mapping, lock, thread_local, entropy, environment, file, process, report_copy
 //! ```
 //!
@@ -29,6 +29,7 @@ mod budget;
 pub mod c_api;
 mod chunk;
 mod global;
+mod guarded;
 mod heap;
 pub mod options;
 mod os;
@@ -37,6 +38,7 @@ mod protections;
 mod quarantine;
 mod random;
 mod report;
+mod sampling;
 mod secondary;
 mod size_class;
 mod stats;

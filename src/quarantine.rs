@@ -168,6 +168,11 @@ impl Ring {
         i32::from(length)
     }
 
+    /// Whether slots leave in no order.
+    pub(crate) const fn is_scattered(&self) -> bool {
+        self.scattered
+    }
+
     /// Chunks held back.
     pub(crate) const fn length(&self) -> u16 {
         self.length

@@ -49,6 +49,12 @@ pub struct Stats {
     pub large_quarantined: usize,
     /// Accessible parts of the mappings of live large chunks.
     pub large_active: usize,
+    /// Number of live guarded chunks, which have pages of their own.
+    pub guarded_chunks: usize,
+    /// Requested bytes of live guarded chunks.
+    pub guarded_allocated: usize,
+    /// Their pages.
+    pub guarded_active: usize,
     /// Number of live zero-sized chunks.
     pub zero_sized: usize,
     /// Number of thread caches, whether a thread is using them or not.
@@ -103,6 +109,9 @@ impl Stats {
             large_allocated: 0,
             large_quarantined: 0,
             large_active: 0,
+            guarded_chunks: 0,
+            guarded_allocated: 0,
+            guarded_active: 0,
             zero_sized: 0,
             caches: 0,
             violations: 0,
@@ -111,11 +120,11 @@ impl Stats {
         }
     }
 
-    /// Works out the numbers of chunks from the classes, large chunks and zero-sized ones.
+    /// Works out the numbers of chunks from the classes, large, guarded and zero-sized ones.
     pub(crate) fn add_up_chunks(&mut self) {
-        self.chunks = self.large_chunks + self.zero_sized;
-        self.allocated = self.large_allocated;
-        self.active = self.large_active;
+        self.chunks = self.large_chunks + self.guarded_chunks + self.zero_sized;
+        self.allocated = self.large_allocated + self.guarded_allocated;
+        self.active = self.large_active + self.guarded_active;
         for class in &self.classes {
             self.chunks += class.live;
             self.allocated += class.allocated;
@@ -150,6 +159,7 @@ impl fmt::Display for Stats {
         writeln!(out, "testudo: {} chunks live, {} bytes in their slots", self.chunks, self.active)?;
         writeln!(out, "  requested{most}      {:>14}", self.allocated)?;
         writeln!(out, "  large chunks           {:>14}  in {} chunks", self.large_allocated, self.large_chunks)?;
+        writeln!(out, "  guarded chunks         {:>14}  in {} chunks", self.guarded_allocated, self.guarded_chunks)?;
         writeln!(out, "  zero-sized chunks      {:>14}", self.zero_sized)?;
         writeln!(out, "  ready in caches        {:>14}  in {} caches", self.cached, self.caches)?;
         writeln!(out, "  in quarantine          {:>14}", self.quarantined)?;

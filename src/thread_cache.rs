@@ -5,11 +5,13 @@
 //! the shared slabs in batches, in both directions, so that memory freed by a consumer finds its way back to the
 //! producer.
 
+use crate::options::Options;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::primary::region::OwnedSlot;
 use crate::protections::Set;
 use crate::quarantine::{self, Ring, RingSlots};
 use crate::random::Random;
+use crate::sampling::Sampler;
 use crate::size_class::{CLASSES, ClassId, FINE_MAX, HEADER};
 
 /// Places for ready slots of one class.
@@ -152,11 +154,17 @@ pub(crate) struct ThreadCache {
     pub(crate) core: usize,
     /// The state byte of slots in this cache.
     pub(crate) mark: u8,
-    /// Which compiled set of checks runs on it.
-    pub(crate) set: Set,
+    /// The compiled set of checks that fast paths run on it; `None` while every allocation has to be counted, because one
+    /// that is to be sampled is near.
+    pub(crate) set: Option<Set>,
+    /// Which set of checks slow paths run on it; that of fast paths, when they run.
+    pub(crate) checks: Set,
     /// Bytes that the quarantine may still grow by.
     pub(crate) quarantine_room: isize,
     pub(crate) random: Random,
+    pub(crate) sampler: Sampler,
+    /// Whether new chunks are filled, which fast paths do not do.
+    fills: bool,
     /// How many forks this process descends from; a change means that the randomness is the parent's too.
     pub(crate) generation: u32,
     /// Next cache of the heap, in use or free.
@@ -184,9 +192,9 @@ impl ThreadCache {
         core: usize,
         mark: u8,
         set: Set,
-        quarantine_kb: u32,
+        options: &Options,
         generation: u32,
-        random: Random,
+        mut random: Random,
     ) -> Result<usize, OutOfMemory> {
         let start = mapping::reserve(0, MAPPING_BYTES)?;
         if let Err(refused) = mapping::commit(start + PAGE, CACHE_BYTES) {
@@ -195,25 +203,41 @@ impl ThreadCache {
         }
         let address = start + PAGE;
         let cache = core::ptr::with_exposed_provenance_mut::<Self>(address);
-        let quarantine_bytes = (quarantine_kb as usize) << 10;
+        let quarantine_bytes = (options.quarantine_kb as usize) << 10;
         // SAFETY: fresh zeroed memory, large enough and page-aligned. Every field is written before a reference exists, except
         // for the places of slots, for which zeroes are valid.
         unsafe {
             (&raw mut (*cache).core).write(core);
             (&raw mut (*cache).mark).write(mark);
-            (&raw mut (*cache).set).write(set);
+            (&raw mut (*cache).sampler).write(Sampler::new(options.sample_rate, &mut random));
+            (&raw mut (*cache).checks).write(set);
+            (&raw mut (*cache).fills).write(options.fill_pattern);
             (&raw mut (*cache).rounds).write(0);
             (&raw mut (*cache).quarantine_room).write(quarantine_bytes.cast_signed());
             (&raw mut (*cache).random).write(random);
             (&raw mut (*cache).generation).write(generation);
+            (&raw mut (*cache).set).write(None);
             (&raw mut (*cache).next).write(0);
             (&raw mut (*cache).in_use).write(true);
             for class in ClassId::all() {
                 let bin = (&raw mut (*cache).bins).cast::<Bin>().add(class.index());
                 bin.write(Bin::new(class, quarantine_bytes, READY_BYTES));
             }
+            (*cache).resume_fast_paths();
         }
         Ok(address)
+    }
+
+    /// Lets fast paths run until the next sample is near.
+    pub(crate) fn resume_fast_paths(&mut self) {
+        self.set = if self.sampler.counts_every_one() || self.fills { None } else { Some(self.checks) };
+    }
+
+    /// So many allocations have passed uncounted.
+    pub(crate) fn pass_allocations(&mut self, allocations: usize) {
+        if self.set.is_some() && self.sampler.pass(allocations, &mut self.random) {
+            self.set = None;
+        }
     }
 
     /// Unmaps a cache.

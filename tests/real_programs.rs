@@ -118,7 +118,7 @@ fn assert_loaded_into(program: &str) {
     );
 }
 
-/// For each program two tests, which differ in the profile only.
+/// For each program four tests, which differ in the profile only.
 macro_rules! same_with_and_without {
     ($($name:ident needs $programs:expr;)*) => {$(
         mod $name {
@@ -130,6 +130,16 @@ macro_rules! same_with_and_without {
             #[test]
             fn is_the_same_under_strict() {
                 super::same_with_and_without(&$programs, super::scenarios::$name, "profile=strict");
+            }
+
+            #[test]
+            fn is_the_same_under_fuzz() {
+                super::same_with_and_without(&$programs, super::scenarios::$name, "profile=fuzz");
+            }
+
+            #[test]
+            fn is_the_same_under_default_that_samples_one_in_ten() {
+                super::same_with_and_without(&$programs, super::scenarios::$name, "profile=default:sample_rate=10");
             }
         }
     )*};

@@ -4,11 +4,12 @@ use super::core::Core;
 use crate::chunk::checksum;
 use crate::chunk::header::{Fields, Header, MAX_ALIGN_LOG2, Origin};
 use crate::chunk::{canary, contents};
+use crate::guarded::{GUARDED_MAX, PATTERN};
 use crate::os::mapping::{OutOfMemory, PAGE};
 use crate::primary::class::BATCH;
 use crate::primary::region::{OwnedSlot, state};
 use crate::primary::slab::slots_log2;
-use crate::protections::Protections;
+use crate::protections::{Protections, with_mixture};
 use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN};
 use crate::thread_cache::{Stock, ThreadCache};
 use crate::violation::{Kind, Operation, Violation};
@@ -186,6 +187,7 @@ impl Core {
         }
         let taken = taken?;
         let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;
+        cache.pass_allocations(taken);
         let Stock { bin, ready_slots, .. } = cache.stock(class);
         for &slot in others.iter().rev() {
             // The bin is empty and holds at least twice a batch.
@@ -239,6 +241,57 @@ impl Core {
             return Err(Failure::OutOfMemory);
         }
         Ok(self.secondary.allocate(self.large_ground(), size, align_log2, origin)?)
+    }
+
+    /// A chunk of `size` bytes at a multiple of 2^`align_log2`, guarded if it is this one's turn.
+    #[inline(never)]
+    pub(crate) fn allocate(
+        &self,
+        cache: &mut ThreadCache,
+        size: usize,
+        align_log2: u32,
+        origin: Origin,
+    ) -> Result<usize, Failure> {
+        if cache.set.is_none()
+            && let Some(chunk) = self.allocate_sampled(cache, size, align_log2, origin)
+        {
+            return Ok(chunk);
+        }
+        let chunk = with_mixture!(cache.checks, P => self.allocate_aligned::<P>(cache, size, align_log2, origin))?;
+        self.fill_with_pattern(chunk, size);
+        Ok(chunk)
+    }
+
+    /// Fills a new chunk, unless it is to be zero. Of a large one only so much as programs are likely to read before they
+    /// write it: a sparse gigabyte must not become a resident one.
+    fn fill_with_pattern(&self, chunk: usize, size: usize) {
+        const MOST: usize = 1 << 20;
+        if self.options.fill_pattern {
+            // SAFETY: a chunk of so many bytes that nobody else knows yet.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(PATTERN, size.min(MOST)) };
+        }
+    }
+
+    /// Counts an allocation; if it is to be sampled, gives it a guarded slot. `None` where the ordinary way serves it: it was
+    /// not its turn, it is unfit, or all slots are in use.
+    #[cold]
+    fn allocate_sampled(&self, cache: &mut ThreadCache, size: usize, align_log2: u32, origin: Origin) -> Option<usize> {
+        if !cache.sampler.falls_on_this(&mut cache.random) {
+            return None;
+        }
+        cache.resume_fast_paths();
+        self.refresh_randomness(cache);
+        let ground = self.guarded_ground();
+        if let Some(chunk) = self.guarded.allocate(ground, &mut cache.random, size, align_log2, origin) {
+            return Some(chunk);
+        }
+        // What is too long for a guarded slot can have a mapping of its own, whose end is guarded too.
+        if self.options.sample_rate == 1 && size > GUARDED_MAX {
+            let chunk = self.allocate_large(size, align_log2, origin).ok()?;
+            self.fill_with_pattern(chunk, size);
+            return Some(chunk);
+        }
+        None
     }
 
     /// A chunk of `size` bytes at a multiple of 2^`align_log2`.

@@ -87,7 +87,7 @@ fn slice(outcome: Result<NonNull<u8>, AllocateError>, size: usize) -> Result<Non
 /// The chunk is the caller's.
 #[inline]
 unsafe fn zero_from(heap: &Heap, chunk: NonNull<[u8]>, from: usize) {
-    if !heap.core().options.zero_on_free {
+    if !heap.core().options.hands_out_zeroes() {
         let length = chunk.len().saturating_sub(from);
         // SAFETY: the chunk is the caller's and that long.
         unsafe { chunk.cast::<u8>().add(from.min(chunk.len())).write_bytes(0, length) };

@@ -37,6 +37,7 @@ impl Core {
                 }
             }
         }
+        self.guarded.check(self.guarded_ground())?;
         self.secondary.check(self.large_ground())
     }
 
@@ -66,6 +67,7 @@ impl Core {
             class.lock().purge(self.ground());
         }
         self.secondary.purge(self.large_ground());
+        self.guarded.purge();
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
+use crate::guarded::{self, Guarded};
 use crate::options::Options;
 use crate::os::lock::{Guard, Lock, RawLock};
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
@@ -54,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) classes: [Lock<Class>; CLASSES],
     pub(crate) zero_sized: Lock<ZeroSized>,
     pub(crate) secondary: Secondary,
+    pub(crate) guarded: Guarded,
     /// Address of the cache of all threads that have none of their own: in a private heap, all of them.
     pub(crate) shared: Lock<usize>,
     pub(crate) links: Links,
@@ -168,6 +170,7 @@ impl Core {
             }
             (&raw mut (*core).zero_sized).write(Lock::new(ZeroSized::new()));
             (*core).secondary.init(&options, random.fork());
+            (*core).guarded.init(&options, random.fork());
             (&raw mut (*core).shared).write(Lock::new(0));
             (&raw mut (*core).links).write(Links::new());
             (&raw mut (*core).registry).write(Lock::new(Registry { first: 0, marks: [0; 4], random: random.fork() }));
@@ -185,6 +188,7 @@ impl Core {
         // SAFETY: the caller's promise.
         let core = unsafe { Self::at(address) };
         core.secondary.unmap_all();
+        core.guarded.unmap_all();
         let mut cache = core.registry.lock().first;
         while cache != 0 {
             // SAFETY: caches in the list are mapped, and nobody uses them any more.
@@ -216,6 +220,11 @@ impl Core {
         secondary::Ground { budget: &self.budget, seal: &self.seal }
     }
 
+    /// What the guarded slots need.
+    pub(crate) fn guarded_ground(&self) -> guarded::Ground<'_> {
+        guarded::Ground { budget: &self.budget, seal: &self.seal }
+    }
+
     /// The shared state of a class.
     #[inline(always)]
     pub(crate) fn class(&self, class: ClassId) -> &Lock<Class> {
@@ -236,7 +245,8 @@ impl Core {
             if !cache.in_use {
                 cache.in_use = true;
                 cache.mark = registry.take_mark();
-                cache.set = self.set(cache.mark);
+                cache.checks = self.set(cache.mark);
+                cache.resume_fast_paths();
                 cache.rounds = 0;
                 return Ok(address);
             }
@@ -249,7 +259,7 @@ impl Core {
             core::ptr::from_ref(self).expose_provenance(),
             mark,
             self.set(mark),
-            self.options.quarantine_kb,
+            &self.options,
             generation,
             random,
         );
@@ -310,7 +320,8 @@ impl Core {
         }
         visit(self.zero_sized.raw());
         visit(self.arena.lock().raw());
-        self.secondary.for_each_lock(visit);
+        self.secondary.for_each_lock(&mut visit);
+        self.guarded.for_each_lock(visit);
     }
 
     /// Before a fork: nobody is in the middle of a change.
@@ -326,12 +337,14 @@ impl Core {
     /// After a fork, in the child: its randomness must not be its parent's, nor that of its sisters.
     pub(crate) fn restart_in_child(&self) {
         self.for_each_lock(RawLock::reset);
+        self.guarded.restart_in_child();
         if self.options.seed == 0 {
             match Random::from_kernel() {
                 Ok(random) => {
                     let mut registry = self.registry.lock();
                     registry.random = random;
                     self.secondary.reseed(registry.random.fork());
+                    self.guarded.reseed(registry.random.fork());
                 }
                 Err(_) => {
                     crate::report::fatal("no entropy after fork: neither getrandom nor /dev/urandom is available")

@@ -145,6 +145,9 @@ impl Core {
         chunk: usize,
         demand: Demand,
     ) -> Result<(), Violation> {
+        if self.guarded.contains(chunk) {
+            return self.free_guarded(chunk, &demand);
+        }
         let located = self.locate(chunk, Operation::Free)?;
         located.check_demand(chunk, &demand, self.options.mismatch)?;
         match located {
@@ -163,8 +166,16 @@ impl Core {
             Located::ZeroSized(region, _) if self.zero_sized.lock().give_back(region, chunk) => Ok(()),
             Located::Large(_) if self.secondary.release(self.large_ground(), chunk) => Ok(()),
             // Another thread has given it back since it was found.
-            Located::ZeroSized(..) | Located::Large(_) => Err(not_owned(chunk, Operation::Free)),
+            Located::ZeroSized(..) | Located::Large(_) | Located::Guarded(_) => Err(not_owned(chunk, Operation::Free)),
         }
+    }
+
+    /// Takes a guarded chunk back.
+    #[cold]
+    fn free_guarded(&self, chunk: usize, demand: &Demand) -> Result<(), Violation> {
+        self.guarded.free(self.guarded_ground(), chunk, |found| {
+            Located::Guarded(*found).check_demand(chunk, demand, self.options.mismatch)
+        })
     }
 
     /// Makes a verified chunk's slot the cache's, and wipes it. `false` when another thread was faster.
@@ -219,7 +230,10 @@ impl Core {
                 count += 1;
             }
         });
+        // Those that left now, and, in a ring, those that were exchanged since the turn before.
+        let exchanged = if count > 0 && !bin.ring.is_scattered() { bin.ring.length() } else { 0 };
         cache.quarantine_room -= stride * grown as isize;
+        cache.pass_allocations(count + usize::from(exchanged));
         for &old in left.iter().take(count) {
             let Stock { bin, ready_slots, .. } = cache.stock(class);
             if !bin.ready.push(ready_slots, old) {

@@ -6,6 +6,7 @@ use super::free::Demand;
 use crate::chunk::canary::{self, Damage};
 use crate::chunk::checksum;
 use crate::chunk::header::{Fields, Header, Origin};
+use crate::guarded;
 use crate::primary::region::{Region, Slot, ZERO_SIZED, state};
 use crate::primary::zero_sized;
 use crate::secondary::table::Entry;
@@ -43,6 +44,7 @@ pub(crate) enum Located<'a> {
     Small(Small<'a>),
     ZeroSized(&'a Region, Origin),
     Large(Entry),
+    Guarded(guarded::Chunk),
 }
 
 impl Located<'_> {
@@ -52,6 +54,7 @@ impl Located<'_> {
             Self::Small(small) => small.fields.size(),
             Self::ZeroSized(..) => 0,
             Self::Large(entry) => entry.size,
+            Self::Guarded(chunk) => chunk.size,
         }
     }
 
@@ -61,6 +64,7 @@ impl Located<'_> {
             Self::Small(small) => small.fields.origin(),
             Self::ZeroSized(_, origin) => Some(*origin),
             Self::Large(entry) => Some(entry.origin),
+            Self::Guarded(chunk) => Some(chunk.origin),
         }
     }
 
@@ -70,6 +74,7 @@ impl Located<'_> {
             Self::Small(small) => Some(small.fields.align_log2()),
             Self::ZeroSized(..) => None,
             Self::Large(entry) => Some(u32::from(entry.align_log2)),
+            Self::Guarded(chunk) => Some(chunk.align_log2),
         }
     }
 
@@ -116,6 +121,9 @@ impl Core {
                 return self.locate_small(region, class, slot, chunk, operation).map(Located::Small);
             }
             return Err(Violation::new(Kind::NotAChunk, operation, chunk, "nothing was ever allocated here"));
+        }
+        if self.guarded.contains(chunk) {
+            return self.guarded.find(self.guarded_ground(), chunk, operation).map(Located::Guarded);
         }
         match self.secondary.find(chunk) {
             secondary::Found::Live(entry) => {

@@ -157,7 +157,8 @@ impl Heap {
         outcome
     }
 
-    /// A chunk for `layout`; its first byte is at the returned address. Zeroed unless [`Options::zero_on_free`] is off.
+    /// A chunk for `layout`; its first byte is at the returned address. Zeroed unless [`Options::zero_on_free`] is off or
+    /// [`Options::fill_pattern`] on.
     ///
     /// # Errors
     /// When a limit is reached, or the slot that was picked has been written to while it was free.
@@ -202,7 +203,7 @@ impl Heap {
     }
 
     /// Changes the size of a chunk; returns its new address. Its contents up to the smaller size stay; what it gains
-    /// is zeroed unless [`Options::zero_on_free`] is off.
+    /// is zeroed unless [`Options::zero_on_free`] is off or [`Options::fill_pattern`] on.
     ///
     /// # Errors
     /// When a limit is reached or the chunk is not what `layout` says; then it is as it was.
@@ -231,7 +232,7 @@ impl Heap {
         let chunk = chunk.as_ptr().expose_provenance();
         let align_log2 = layout.align().ilog2();
         let moved = self.with_cache(|core, cache| {
-            with_mixture!(cache.set, P => {
+            with_mixture!(cache.checks, P => {
                 core.reallocate::<P>(cache, chunk, size, demand, align_log2, Origin::Rust)
             })
         })?;
@@ -307,32 +308,32 @@ impl fmt::Debug for Heap {
 /// Allocates as the process-wide heap does: what is compiled for `default` first, then what is compiled for the heap's
 /// set of checks, then the path that tells everything in full.
 fn hand_out(core: &Core, cache: &mut ThreadCache, size: usize, align_log2: u32) -> Result<usize, Failure> {
-    if cache.set == Set::Default
+    if cache.set == Some(Set::Default)
         && let Some(chunk) = core.allocate_ready::<DefaultProfile, FINE_MAX>(cache, size, align_log2, Origin::Rust)
     {
         return Ok(chunk);
     }
-    let ready = with_set!(cache.set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, Origin::Rust));
-    match ready {
-        Some(chunk) => Ok(chunk),
-        None => {
-            with_mixture!(cache.set, P => core.allocate_aligned::<P>(cache, size, align_log2, Origin::Rust))
-        }
+    if let Some(set) = cache.set
+        && let Some(chunk) =
+            with_set!(set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, Origin::Rust))
+    {
+        return Ok(chunk);
     }
+    core.allocate(cache, size, align_log2, Origin::Rust)
 }
 
 /// Takes a chunk back, in the same order of paths.
 fn take_back(core: &Core, cache: &mut ThreadCache, chunk: usize, demand: Demand) -> Result<(), Violation> {
     let mut freed = Freed::Unusual;
-    if cache.set == Set::Default {
+    if cache.set == Some(Set::Default) {
         freed = core.free_usual::<DefaultProfile, FINE_MAX>(cache, chunk, demand);
     }
     if freed == Freed::Unusual {
-        freed = with_set!(cache.set, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand));
+        freed = with_set!(cache.checks, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand));
     }
     match freed {
         Freed::Done => Ok(()),
-        Freed::Unusual => with_mixture!(cache.set, P => core.free::<P>(cache, chunk, demand)),
+        Freed::Unusual => with_mixture!(cache.checks, P => core.free::<P>(cache, chunk, demand)),
         Freed::Overfull(class, slot) => core.make_room(cache, class, slot),
         Freed::AtTurn(class, slot) => core.turn(cache, class, slot),
     }

@@ -60,7 +60,7 @@ fn own_cache() -> Option<(&'static Core, &'static mut ThreadCache)> {
 #[inline(always)]
 pub(crate) fn allocate(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
     if let Some((core, cache)) = own_cache()
-        && cache.set == Set::Default
+        && cache.set == Some(Set::Default)
         && let Some(chunk) = core.allocate_ready::<DefaultProfile, FINE_MAX>(cache, size, align_log2, origin)
     {
         return chunk;
@@ -72,15 +72,12 @@ pub(crate) fn allocate(start: &Start, size: usize, align_log2: u32, origin: Orig
 #[inline(never)]
 fn allocate_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
     if let Some((core, cache)) = own_cache()
-        && let Some(chunk) =
-            with_set!(cache.set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin))
+        && let Some(set) = cache.set
+        && let Some(chunk) = with_set!(set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin))
     {
         return chunk;
     }
-    let outcome = with_slow_cache(
-        start,
-        |core, cache| with_mixture!(cache.set, P => core.allocate_aligned::<P>(cache, size, align_log2, origin)),
-    );
+    let outcome = with_slow_cache(start, |core, cache| core.allocate(cache, size, align_log2, origin));
     match outcome {
         Ok(chunk) => chunk,
         Err(Failure::OutOfMemory) => {
@@ -96,7 +93,7 @@ fn allocate_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origi
 pub(crate) fn hands_out_zeroes() -> bool {
     let heap = HEAP.load(Ordering::Relaxed);
     // SAFETY: the process-wide heap is never destroyed.
-    heap != 0 && unsafe { Core::at(heap) }.options.zero_on_free
+    heap != 0 && unsafe { Core::at(heap) }.options.hands_out_zeroes()
 }
 
 /// Takes a chunk back, or ends the process with a report.
@@ -105,7 +102,7 @@ pub(crate) fn hands_out_zeroes() -> bool {
 #[inline(always)]
 pub(crate) fn free(chunk: usize, demand: Demand) {
     if let Some((core, cache)) = own_cache()
-        && cache.set == Set::Default
+        && cache.set == Some(Set::Default)
     {
         match core.free_usual::<DefaultProfile, FINE_MAX>(cache, chunk, demand) {
             Freed::Done => return,
@@ -120,7 +117,7 @@ pub(crate) fn free(chunk: usize, demand: Demand) {
 #[inline(never)]
 fn free_otherwise(chunk: usize, demand: Demand) {
     if let Some((core, cache)) = own_cache() {
-        match with_set!(cache.set, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand)) {
+        match with_set!(cache.checks, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand)) {
             Freed::Done => return,
             Freed::Unusual => {}
             unfinished => return finish(core, cache, unfinished),
@@ -128,7 +125,7 @@ fn free_otherwise(chunk: usize, demand: Demand) {
     }
     let outcome = with_slow_cache(
         &Options::DEFAULT,
-        |core, cache| with_mixture!(cache.set, P => core.free::<P>(cache, chunk, demand)),
+        |core, cache| with_mixture!(cache.checks, P => core.free::<P>(cache, chunk, demand)),
     );
     if let Err(violation) = outcome {
         report::abort(&violation);
@@ -166,7 +163,7 @@ fn turn(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) {
 pub(crate) fn reallocate(chunk: usize, size: usize, demand: Demand, align_log2: u32, origin: Origin) -> usize {
     let outcome = with_slow_cache(
         &Options::DEFAULT,
-        |core, cache| with_mixture!(cache.set, P => core.reallocate::<P>(cache, chunk, size, demand, align_log2, origin)),
+        |core, cache| with_mixture!(cache.checks, P => core.reallocate::<P>(cache, chunk, size, demand, align_log2, origin)),
     );
     match outcome {
         Ok(chunk) => chunk,

@@ -7,6 +7,7 @@ use super::locate::{Located, Small};
 use crate::chunk::canary;
 use crate::chunk::checksum;
 use crate::chunk::header::{Fields, Header, Origin};
+use crate::guarded::PATTERN;
 use crate::primary::region::state;
 use crate::protections::Protections;
 use crate::size_class::{ClassId, SMALL_MAX};
@@ -51,7 +52,7 @@ impl Core {
             }
             _ => {}
         }
-        let moved = self.allocate_aligned::<P>(cache, size, align_log2, origin)?;
+        let moved = self.allocate(cache, size, align_log2, origin)?;
         let from = core::ptr::with_exposed_provenance::<u8>(chunk);
         let to = core::ptr::with_exposed_provenance_mut::<u8>(moved);
         // SAFETY: both chunks are live, distinct, and at least that long.
@@ -72,8 +73,9 @@ impl Core {
         let memory = core::ptr::with_exposed_provenance_mut::<u8>(small.start);
         let (low, high) = if size < old.size() { (size, old.size()) } else { (old.size(), size) };
         if P::zero_on_free(&self.options) || size > old.size() {
+            let filler = if self.options.fill_pattern && size > old.size() { PATTERN } else { 0 };
             // SAFETY: both sizes lie within the slot of a live chunk.
-            unsafe { memory.add(low).write_bytes(0, high - low) };
+            unsafe { memory.add(low).write_bytes(filler, high - low) };
         }
         if P::canary(&self.options) {
             let word = self.seal.secrets.canary(sum);

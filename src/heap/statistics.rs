@@ -95,6 +95,8 @@ impl Core {
         caches.for_each(|_| stats.caches += 1);
         drop(caches);
         self.collect_large(&mut stats, visited);
+        (stats.guarded_chunks, stats.guarded_allocated, stats.guarded_active) = self.guarded.footprint();
+        stats.metadata += self.guarded.table_bytes();
         stats.zero_sized = self.zero_sized.lock().live() as usize;
         stats.committed = self.budget.used();
         stats.peak = self.budget.peak();

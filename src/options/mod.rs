@@ -50,12 +50,14 @@ pub enum Profile {
     Strict,
     /// Header, geometry, guard pages and randomisation; no zeroing, smallest quarantine.
     Fast,
+    /// Every allocation guarded, as far as there are slots: for fuzzing.
+    Fuzz,
 }
 
 impl Profile {
     /// All profiles, with their names.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("default", Self::Default), ("strict", Self::Strict), ("fast", Self::Fast)];
+    pub const ALL: [(&'static str, Self); 4] =
+        [("default", Self::Default), ("strict", Self::Strict), ("fast", Self::Fast), ("fuzz", Self::Fuzz)];
 
     /// The options of this profile.
     pub const fn options(self) -> Options {
@@ -63,6 +65,7 @@ impl Profile {
             Self::Default => Options::DEFAULT,
             Self::Strict => Options::STRICT,
             Self::Fast => Options::FAST,
+            Self::Fuzz => Options::FUZZ,
         }
     }
 }
@@ -102,6 +105,14 @@ pub struct Options {
     pub heap_limit_mb: u32,
     /// MiB that one allocation may have; 0 is no limit.
     pub max_alloc_mb: u32,
+    /// One allocation in so many gets a guarded slot; 0 is none.
+    pub sample_rate: u32,
+    /// Guarded slots that there may be.
+    pub guarded_slots: u32,
+    /// Least alignment of guarded chunks for which none was asked: 1, 2, 4, 8 or 16 (others are rounded up).
+    pub guarded_align: u8,
+    /// Fill new chunks with 0xaa instead of zeroes.
+    pub fill_pattern: bool,
     /// Seed of all randomness, for reproducible runs; 0 takes it from the kernel.
     pub seed: u64,
 }
@@ -125,6 +136,10 @@ impl Options {
         release_interval_ms: 1000,
         heap_limit_mb: 0,
         max_alloc_mb: 0,
+        sample_rate: 5000,
+        guarded_slots: 64,
+        guarded_align: 16,
+        fill_pattern: false,
         seed: 0,
     };
 
@@ -143,6 +158,15 @@ impl Options {
     /// The options of profile `fast`.
     pub const FAST: Self =
         Self { canary: false, zero_on_free: false, write_after_free: false, quarantine_kb: 64, ..Self::DEFAULT };
+
+    /// The options of profile `fuzz`.
+    pub const FUZZ: Self =
+        Self { sample_rate: 1, guarded_slots: 4096, guarded_align: 4, fill_pattern: true, ..Self::STRICT };
+
+    /// Whether new chunks are zero.
+    pub(crate) const fn hands_out_zeroes(&self) -> bool {
+        self.zero_on_free && !self.fill_pattern
+    }
 }
 
 impl Default for Options {
@@ -180,7 +204,7 @@ macro_rules! number {
 pub static TABLE: &[Specification] = &[
     Specification {
         name: "profile",
-        help: "set of protections to start from: default, strict or fast; goes first",
+        help: "set of protections to start from: default, strict, fast or fuzz; goes first",
         kind: Kind::Profile,
     },
     switch!(canary, "fill slack with canaries and check them at free"),
@@ -204,6 +228,10 @@ pub static TABLE: &[Specification] = &[
     ),
     number!(heap_limit_mb, u32, 0..=67_108_864, "MiB that the whole heap may use; 0 is no limit"),
     number!(max_alloc_mb, u32, 0..=67_108_864, "MiB that one allocation may have; 0 is no limit"),
+    number!(sample_rate, u32, 0..=1_000_000_000, "one allocation in so many gets pages of its own, guarded; 0 is none"),
+    number!(guarded_slots, u32, 0..=8192, "guarded chunks that there may be at a time"),
+    number!(guarded_align, u8, 1..=16, "least alignment of guarded chunks from malloc and new: 1, 2, 4, 8 or 16"),
+    switch!(fill_pattern, "fill new chunks with 0xaa instead of zeroes"),
     number!(
         seed,
         u64,
@@ -226,7 +254,9 @@ impl core::fmt::Display for Help<'_> {
                 Kind::Number { min, max, get, .. } => {
                     writeln!(out, "{}={min}..{max} (default {})\n    {}", row.name, get(self.0), row.help)?;
                 }
-                Kind::Profile => writeln!(out, "{}=default|strict|fast (default default)\n    {}", row.name, row.help)?,
+                Kind::Profile => {
+                    writeln!(out, "{}=default|strict|fast|fuzz (default default)\n    {}", row.name, row.help)?
+                }
             }
         }
         writeln!(out, "help=1\n    print this and exit")
@@ -264,7 +294,7 @@ mod tests {
         let strict = Profile::Strict.options();
         for row in TABLE {
             if let Kind::Switch { get, .. } = row.kind
-                && row.name != "ration_large"
+                && !matches!(row.name, "ration_large" | "fill_pattern")
             {
                 assert!(get(&strict) || !get(&Options::DEFAULT), "{}", row.name);
             }

@@ -50,7 +50,7 @@ impl fmt::Display for OptionError<'_> {
             Reason::NotANumber { min, max } => {
                 write!(out, "\": must be a whole number from {min} to {max}")
             }
-            Reason::NotAProfile => out.write_str("\": must be default, strict or fast"),
+            Reason::NotAProfile => out.write_str("\": must be default, strict, fast or fuzz"),
             Reason::ProfileNotFirst => out.write_str("\": must be the first option, because it sets all the others"),
             Reason::NeedsZeroing => out.write_str("\": needs zero_on_free=1"),
         }
@@ -174,7 +174,7 @@ mod tests {
             message("quarantine_kb=-1"),
             "option \"quarantine_kb=-1\": must be a whole number from 0 to 1048576"
         );
-        assert_eq!(message("profile=paranoid"), "option \"profile=paranoid\": must be default, strict or fast");
+        assert_eq!(message("profile=paranoid"), "option \"profile=paranoid\": must be default, strict, fast or fuzz");
         assert_eq!(
             message("canary=0:profile=strict"),
             "option \"profile=strict\": must be the first option, because it sets all the others"

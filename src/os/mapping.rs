@@ -97,6 +97,12 @@ pub(crate) fn advise_no_huge(address: usize, bytes: usize) {
     let _ = advise(address, bytes, libc::MADV_NOHUGEPAGE);
 }
 
+/// Has the kernel keep a range as a mapping of its own, whatever the protection of those beside it: advice that says nothing
+/// about anonymous memory (how its file would be read) makes them differ. Refusal costs speed only.
+pub(crate) fn set_apart(address: usize, bytes: usize) {
+    let _ = advise(address, bytes, libc::MADV_RANDOM);
+}
+
 fn advise(address: usize, bytes: usize, advice: i32) -> Result<(), OutOfMemory> {
     let _errno = Errno::keep();
     // SAFETY: the caller owns the range.

@@ -254,7 +254,7 @@ fn judge(source: &str, attack: &str, side: Side, profile: Profile, must: Must, a
 ///
 /// `name: "attack", both, [sizes => must, …];` with `both`, or `strict` where only that profile
 /// promises it, or `certain` for both where no chance decides, or `observed` for programs that look
-/// at something themselves and have no twin.
+/// at something themselves and have no twin; `fuzz`, `fuzz_certain` and `fuzz_observed` are the same for that profile.
 macro_rules! claims {
     (of $source:literal; $($name:ident: $attack:literal, $where:ident, [$($sizes:expr => $must:expr),+];)+) => {
         $(mod $name {
@@ -278,6 +278,17 @@ macro_rules! claims {
     (@strict $source:literal, $attack:literal) => {
         claims!(@test strict_stops_it, claim, Strict, $source, $attack);
         claims!(@test the_correct_twin_runs_in_strict, claim_twin, Strict, $source, $attack);
+    };
+    (@fuzz $source:literal, $attack:literal) => {
+        claims!(@test fuzz_stops_it, claim, Fuzz, $source, $attack);
+        claims!(@test the_correct_twin_runs_in_fuzz, claim_twin, Fuzz, $source, $attack);
+    };
+    (@fuzz_certain $source:literal, $attack:literal) => {
+        claims!(@test fuzz_stops_it, claim_certain, Fuzz, $source, $attack);
+        claims!(@test the_correct_twin_runs_in_fuzz, claim_twin, Fuzz, $source, $attack);
+    };
+    (@fuzz_observed $source:literal, $attack:literal) => {
+        claims!(@test holds_in_fuzz, claim_observed, Fuzz, $source, $attack);
     };
     (@observed $source:literal, $attack:literal) => {
         claims!(@test holds_in_default, claim_observed, Default, $source, $attack);

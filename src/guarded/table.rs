@@ -1,0 +1,146 @@
+//! What is known about guarded slots: one entry for each, out of band, in a mapping of its own between guard pages.
+
+use crate::chunk::header::Origin;
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::primary::arena::reserve_somewhere;
+use crate::random::Random;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+
+/// States of a slot. Whoever brings it into one of the last three owns the slot until it leaves that again.
+pub(super) mod state {
+    /// Never used.
+    pub(crate) const UNUSED: u8 = 0;
+    /// Handed to the program.
+    pub(crate) const LIVE: u8 = 1;
+    /// Given back, inaccessible.
+    pub(crate) const FREED: u8 = 2;
+    /// About to be handed out.
+    pub(crate) const OPENING: u8 = 3;
+    /// Being looked at.
+    pub(crate) const HELD: u8 = 4;
+    /// About to be given back.
+    pub(crate) const CLOSING: u8 = 5;
+}
+
+/// A slot. Everything but `state` and `number` is about its chunk, the last one if it was freed.
+#[repr(C)]
+pub(super) struct Entry {
+    pub(super) state: AtomicU8,
+    origin: AtomicU8,
+    align_log2: AtomicU8,
+    /// Whether pages of it hold what was in them before.
+    pub(super) dirty: AtomicBool,
+    /// Whether its mapping was set apart from those beside it.
+    pub(super) set_apart: AtomicBool,
+    size: AtomicU32,
+    chunk: AtomicUsize,
+    /// Numbers of the threads that allocated and freed it.
+    allocated_by: AtomicU32,
+    freed_by: AtomicU32,
+}
+
+/// What an entry says about a chunk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chunk {
+    pub(crate) address: usize,
+    /// Requested size in bytes.
+    pub(crate) size: usize,
+    pub(crate) origin: Origin,
+    /// Requested alignment.
+    pub(crate) align_log2: u32,
+}
+
+impl Entry {
+    pub(super) fn describe(&self, chunk: &Chunk, thread: u32) {
+        self.origin.store(chunk.origin as u8, Ordering::Relaxed);
+        self.align_log2.store(chunk.align_log2 as u8, Ordering::Relaxed);
+        self.size.store(chunk.size as u32, Ordering::Relaxed);
+        self.chunk.store(chunk.address, Ordering::Relaxed);
+        self.allocated_by.store(thread, Ordering::Relaxed);
+        self.freed_by.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn freed_by(&self, thread: u32) {
+        self.freed_by.store(thread, Ordering::Relaxed);
+    }
+
+    /// The chunk, unless the slot was never used.
+    pub(super) fn chunk(&self) -> Option<Chunk> {
+        Some(Chunk {
+            origin: Origin::from_bits(u32::from(self.origin.load(Ordering::Relaxed)))?,
+            address: self.chunk.load(Ordering::Relaxed),
+            size: self.size.load(Ordering::Relaxed) as usize,
+            align_log2: u32::from(self.align_log2.load(Ordering::Relaxed)),
+        })
+    }
+}
+
+/// The entries, and the places of the queue of slots. Zeroes are a table of nothing.
+pub(super) struct Table {
+    start: AtomicUsize,
+    slots: AtomicUsize,
+}
+
+const fn bytes_of(slots: usize) -> usize {
+    page_ceil(slots * size_of::<Entry>()) + page_ceil(slots * size_of::<u16>())
+}
+
+impl Table {
+    /// Maps a table for so many slots.
+    ///
+    /// # Errors
+    /// When the system refuses the memory.
+    pub(super) fn map(&self, slots: usize, random: &mut Random) -> Result<(), OutOfMemory> {
+        let bytes = bytes_of(slots);
+        let start = reserve_somewhere(bytes + 2 * PAGE, random)?;
+        if let Err(refused) = mapping::commit(start + PAGE, bytes) {
+            mapping::unmap(start, bytes + 2 * PAGE);
+            return Err(refused);
+        }
+        self.start.store(start + PAGE, Ordering::Release);
+        self.slots.store(slots, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn unmap(&self) {
+        let slots = self.slots.swap(0, Ordering::AcqRel);
+        if slots != 0 {
+            mapping::unmap(self.start.load(Ordering::Acquire) - PAGE, bytes_of(slots) + 2 * PAGE);
+        }
+    }
+
+    /// Accessible bytes.
+    pub(super) fn bytes(&self) -> usize {
+        bytes_of(self.slots())
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.slots.load(Ordering::Acquire)
+    }
+
+    /// The entry of a slot, if there is one of that number.
+    pub(super) fn entry(&self, slot: usize) -> Option<&Entry> {
+        if slot >= self.slots() {
+            return None;
+        }
+        let address = self.start.load(Ordering::Relaxed) + slot * size_of::<Entry>();
+        // SAFETY: so many entries are mapped there until the heap goes away; zeroed memory is a valid one, and all its fields are
+        // atomic.
+        Some(unsafe { &*core::ptr::with_exposed_provenance(address) })
+    }
+
+    /// The places of the queue.
+    ///
+    /// # Safety
+    /// The caller holds the pool's lock for as long as it has them.
+    #[allow(clippy::mut_from_ref, reason = "the pool's lock is what makes it unique")]
+    pub(super) unsafe fn places(&self) -> &mut [u16] {
+        let slots = self.slots();
+        if slots == 0 {
+            return &mut [];
+        }
+        let address = self.start.load(Ordering::Relaxed) + page_ceil(slots * size_of::<Entry>());
+        // SAFETY: so many places are mapped behind the entries; the lock makes this the only reference.
+        unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(address), slots) }
+    }
+}
