@@ -11,7 +11,7 @@ use crate::random::Random;
 const EVERY_ONE: u32 = 64;
 
 /// So many allocations before the sample, counting one by one begins.
-const NEAR: i64 = 32;
+const NEAR: i64 = 8;
 
 /// Counts the allocations of one thread.
 pub(crate) struct Sampler {

@@ -125,7 +125,7 @@ impl Chunk {
 
 fn run(case: &Case) {
     let options = if case.strict { Options::STRICT } else { Options::DEFAULT };
-    let heap = Heap::new(Options { seed: u64::from(case.seed) + 1, ..options }).expect("a heap");
+    let heap = Heap::new(Options { seed: u64::from(case.seed) + 1, sample_rate: 0, ..options }).expect("a heap");
     let mut chunks = Vec::new();
     for request in case.chunks.iter().take(CHUNKS) {
         let layout = request.layout();

@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn without_the_instruction_correct_use_passes_and_damage_is_found() {
         for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
-            let heap = portable(options);
+            let heap = portable(Options { sample_rate: 0, ..options });
             for size in [8, 24, 100, 4096, 300_000] {
                 let layout = Layout::from_size_align(size, 16).expect("a layout");
                 for _ in 0..200 {
