@@ -240,6 +240,11 @@ fn without_slots_or_a_rate_nothing_is_guarded() {
     for options in [Options { guarded_slots: 0, ..Options::FUZZ }, Options { sample_rate: 0, ..Options::FUZZ }] {
         let heap = Heap::new(options).expect("a heap");
         let chunk = heap.allocate(layout(48, 16)).expect("memory");
+        for _ in 0..200 {
+            let other = heap.allocate(layout(48, 16)).expect("memory");
+            // SAFETY: a live chunk.
+            assert_eq!(unsafe { *other.as_ptr() }, 0xaa);
+        }
         // SAFETY: a live chunk, freed once.
         unsafe {
             assert_eq!(*chunk.as_ptr(), 0xaa);
