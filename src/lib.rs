@@ -16,7 +16,7 @@
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
 //!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling · random · options · stats · violation · report
-//!                      os: mapping, lock, thread_local, entropy, environment, file, process, report_copy
+//!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, file, process, report_copy
 //! ```
 //!
 //! Imports point down this picture. Checks return a [`Violation`]; only `report` aborts.

@@ -40,6 +40,8 @@ struct Request {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Size {
+    /// Without slack: what follows the chunk is the next header.
+    Full(u8),
     Small(u8),
     Fine(u16),
     Medium(u16),
@@ -50,6 +52,8 @@ enum Size {
 #[derive(Arbitrary, Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Header,
+    /// The half of the header that holds the checksum: nothing else in the header tells of it.
+    Checksum,
     /// Behind the chunk: its slack or, when there is none, the header of the next slot.
     Behind,
     /// The chunk is given back first.
@@ -87,6 +91,7 @@ struct Chunk {
 impl Request {
     fn layout(self) -> Layout {
         let size = match self.size {
+            Size::Full(steps) => 8 + usize::from(steps) % 64 * 16,
             Size::Small(size) => 1 + usize::from(size),
             Size::Fine(size) => 1 + usize::from(size) % 1024,
             Size::Medium(size) => 1000 + usize::from(size),
@@ -114,6 +119,7 @@ impl Chunk {
     fn range(&self, place: Place) -> Option<(isize, usize)> {
         match place {
             Place::Header | Place::FreedHeader => Some((-(HEADER as isize), HEADER)),
+            Place::Checksum => Some((-(HEADER as isize) / 2, HEADER / 2)),
             Place::Behind if self.slack() > 0 => Some((self.layout.size() as isize, self.slack())),
             // Behind a mapping is a guard page.
             Place::Behind if self.is_large() => None,
@@ -185,7 +191,11 @@ fn damaged(heap: &Heap, case: &Case, target: Chunk) {
             Probe::Free => {
                 let found = free(heap, target).expect_err("a damaged chunk was accepted").kind;
                 if target.live {
-                    let expected = if place == Place::Header { Kind::CorruptHeader } else { Kind::Overflow };
+                    let expected = if matches!(place, Place::Header | Place::Checksum) {
+                        Kind::CorruptHeader
+                    } else {
+                        Kind::Overflow
+                    };
                     assert_eq!(found, expected);
                 }
                 found

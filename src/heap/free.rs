@@ -13,7 +13,7 @@ use crate::quarantine::Pushed;
 use crate::size_class::{ClassId, FINE_MAX};
 use crate::thread_cache::{Stock, ThreadCache};
 use crate::violation::{Operation, Violation};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering, fence};
 
 /// What a way of giving back demands of the chunk.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +217,10 @@ impl Core {
     pub(crate) fn turn(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
         /// However little the quarantine may hold, a slot never comes back at once.
         const LEAST: u16 = 2;
+        // Every slot passes a turn between its free and its next hand-out. Here the mark that it was given is made visible to
+        // all, and those of others to this thread: of two racing frees one then finds a mark that is not its own.
+        // Without the fence both could read their own out of their CPU's store buffer.
+        fence(Ordering::SeqCst);
         self.refresh_randomness(cache);
         let stride = class.stride().cast_signed();
         let enough = cache.quarantine_room >= stride;

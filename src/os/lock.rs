@@ -2,17 +2,14 @@
 //!
 //! The three states are Drepper's ("Futexes are tricky", 2011): free, held, held with sleepers.
 
-use super::process::Errno;
+use super::atomic::{AtomicU32, Ordering};
+use super::futex;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const CONTENDED: u32 = 2;
-
-/// How often to look again before sleeping: a batch flush holds a class lock for well under a microsecond.
-const SPINS: u32 = 60;
 
 /// The bare lock, for those who must take and release it in different functions (fork).
 #[derive(Debug)]
@@ -32,7 +29,7 @@ impl RawLock {
 
     #[cold]
     fn acquire_slowly(&self) {
-        for _ in 0..SPINS {
+        for _ in 0..futex::SPINS {
             core::hint::spin_loop();
             if self.0.load(Ordering::Relaxed) == FREE
                 && self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
@@ -40,19 +37,8 @@ impl RawLock {
                 return;
             }
         }
-        let _errno = Errno::keep();
         while self.0.swap(CONTENDED, Ordering::Acquire) != FREE {
-            // SAFETY: the word outlives the call; a spurious return only looks again. Should a sandbox forbid
-            // futex, the call fails at once and this loop spins.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_futex,
-                    self.0.as_ptr(),
-                    libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
-                    CONTENDED,
-                    core::ptr::null::<libc::timespec>(),
-                );
-            }
+            futex::wait(&self.0, CONTENDED);
         }
     }
 
@@ -65,11 +51,7 @@ impl RawLock {
 
     #[cold]
     fn wake(&self) {
-        let _errno = Errno::keep();
-        // SAFETY: wakes at most one sleeper on a word that it is still waiting on.
-        unsafe {
-            libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1);
-        }
+        futex::wake_one(&self.0);
     }
 
     /// Forgets all holders and sleepers: only for the child of a fork, which has one thread.

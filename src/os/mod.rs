@@ -3,9 +3,11 @@
 //!
 //! Nothing here allocates, and nothing here knows what a chunk is.
 
+pub(crate) mod atomic;
 pub(crate) mod entropy;
 pub(crate) mod environment;
 pub(crate) mod file;
+mod futex;
 pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod process;

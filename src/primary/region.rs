@@ -6,8 +6,8 @@
 //! the inverse of the stride and one rotation (Granlund and Montgomery, 1994), which leaves a
 //! number too large whenever the division is not exact.
 
+use crate::os::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::size_class::{ClassId, HEADER};
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Number of a slot within its region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +136,7 @@ const fn inverse(odd: u64) -> u64 {
 
 impl Region {
     /// A region that nobody uses.
-    #[cfg(test)]
+    #[allow(dead_code, reason = "tests and models make regions; those of a heap begin as zeroed memory")]
     pub(crate) const fn unused() -> Self {
         Self {
             first: AtomicUsize::new(0),
@@ -194,9 +194,12 @@ impl Region {
     }
 
     /// Slots from here on were never handed out.
+    ///
+    /// Whoever sees the frontier past a slot, also by an address that nobody gave them, sees the fields of the region and
+    /// finds the slot's tables mapped.
     #[inline(always)]
     pub(crate) fn frontier(&self) -> u32 {
-        self.frontier.load(Ordering::Relaxed)
+        self.frontier.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_frontier(&self, frontier: u32) {
@@ -216,11 +219,13 @@ impl Region {
     /// The slot whose chunk starts exactly at `address`, if there is one below the frontier.
     #[inline(always)]
     pub(crate) fn slot_at(&self, address: usize) -> Option<Slot<'_>> {
+        // First: what is read after it is what the region was opened with.
+        let frontier = self.frontier();
         let distance = address.wrapping_sub(self.first.load(Ordering::Relaxed)) as u64;
         let quotient = distance
             .wrapping_mul(self.inverse.load(Ordering::Relaxed))
             .rotate_right(u32::from(self.rotation.load(Ordering::Relaxed)));
-        if quotient >= u64::from(self.frontier()) {
+        if quotient >= u64::from(frontier) {
             return None;
         }
         let index = SlotIndex(quotient as u32);
@@ -241,9 +246,10 @@ impl Region {
 
     /// The slot whose user area contains `address`, by ordinary division.
     pub(crate) fn slot_around(&self, address: usize, stride: usize) -> Option<Slot<'_>> {
+        let frontier = self.frontier();
         let distance = address.checked_sub(self.first.load(Ordering::Relaxed))?;
         let index = u32::try_from(distance / stride).ok()?;
-        (index < self.frontier()).then(|| {
+        (index < frontier).then(|| {
             let index = SlotIndex(index);
             Slot { index, state: self.state(index) }
         })

@@ -1,0 +1,32 @@
+//! Runs every model; each test is one claim.
+
+use testudo_models::{locks, regions, shared, slots};
+
+macro_rules! models {
+    ($($module:ident: $($claim:ident)+;)+) => {
+        $($(#[test]
+        fn $claim() {
+            $module::$claim();
+        })+)+
+    };
+}
+
+models! {
+    locks: two_threads_exclude_each_other no_wake_up_is_lost_among_three the_bare_lock_excludes;
+    regions: a_chunk_handed_over_is_found a_guessed_address_finds_all_or_nothing;
+    slots: by_exchange_one_free_wins by_store_and_fence_the_slot_goes_out_once a_live_slot_has_its_header;
+    shared: the_heap_of_the_process_is_made_once a_left_cache_passes_whole a_large_chunk_is_freed_once
+        a_kept_mapping_passes_whole a_kept_mapping_has_one_taker;
+}
+
+#[test]
+#[should_panic(expected = "handed out twice")]
+fn the_model_of_racing_frees_sees_a_missing_fence() {
+    slots::by_store_alone_it_may_go_out_twice();
+}
+
+#[test]
+#[should_panic(expected = "an old header")]
+fn the_model_of_headers_sees_a_missing_release() {
+    slots::without_release_a_live_slot_may_have_an_old_header();
+}
