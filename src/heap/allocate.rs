@@ -175,6 +175,7 @@ impl Core {
     #[inline(never)]
     fn refill(&self, cache: &mut ThreadCache, class: ClassId) -> Result<OwnedSlot, OutOfMemory> {
         self.refresh_randomness(cache);
+        self.decay_if_due();
         let mut batch = [OwnedSlot::NONE; BATCH];
         let wanted = cache.stock(class).bin.ready.next_batch().clamp(1, BATCH);
         let batch = batch.get_mut(..wanted).unwrap_or_default();
@@ -240,6 +241,7 @@ impl Core {
         if size > self.max_alloc {
             return Err(Failure::OutOfMemory);
         }
+        self.decay_if_due();
         Ok(self.secondary.allocate(self.large_ground(), size, align_log2, origin)?)
     }
 

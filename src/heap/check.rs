@@ -5,7 +5,7 @@ use super::core::Core;
 use crate::chunk::header::Fields;
 use crate::chunk::{checksum, contents};
 use crate::primary::region::{Region, SlotIndex, state};
-use crate::primary::slab::slots_log2;
+use crate::primary::slab::{SlabId, slots_log2};
 use crate::size_class::ClassId;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
@@ -19,12 +19,15 @@ impl Core {
     /// # Errors
     /// The first damage found.
     pub(crate) fn check(&self, mark: u8) -> Result<(), Violation> {
-        for (_, region) in self.arena.regions() {
+        for (number, region) in self.arena.regions() {
             let Some(class) = region.size_class() else { continue };
             let slots = 1 << slots_log2(class);
             for first in (0..region.frontier()).step_by(slots) {
                 // Whoever holds the class lock keeps its slabs from being released.
-                let _keeps_slabs = self.class(class).lock();
+                let keeps_slabs = self.class(class).lock();
+                if !keeps_slabs.has_memory(self.ground(), SlabId::new(number, first >> slots_log2(class))) {
+                    continue;
+                }
                 for index in (first..first + slots as u32).map(SlotIndex) {
                     match region.state(index).load(Ordering::Acquire) {
                         state::LIVE => self.verify_slot(region, index, class, Operation::Check)?,

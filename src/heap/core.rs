@@ -1,5 +1,6 @@
 //! What a heap is: settings, arena, classes, secondary, and the registry of its caches.
 
+use super::decay::Epochs;
 use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
 use crate::guarded::{self, Guarded};
@@ -59,6 +60,8 @@ pub(crate) struct Core {
     /// Address of the cache of all threads that have none of their own: in a private heap, all of them.
     pub(crate) shared: Lock<usize>,
     pub(crate) links: Links,
+    /// When free memory goes back.
+    pub(crate) epochs: Epochs,
     registry: Lock<Registry>,
     /// Violations that were found and returned.
     violations: AtomicUsize,
@@ -174,6 +177,7 @@ impl Core {
             (&raw mut (*core).shared).write(Lock::new(0));
             (&raw mut (*core).links).write(Links::new());
             (&raw mut (*core).registry).write(Lock::new(Registry { first: 0, marks: [0; 4], random: random.fork() }));
+            (&raw mut (*core).epochs).write(Epochs::new());
             (&raw mut (*core).violations).write(AtomicUsize::new(0));
             (&raw mut (*core).generation).write(AtomicU32::new(0));
         }
@@ -212,7 +216,13 @@ impl Core {
 
     /// What a class needs.
     pub(crate) fn ground(&self) -> class::Ground<'_> {
-        class::Ground { arena: &self.arena, budget: &self.budget, options: &self.options, seal: &self.seal }
+        class::Ground {
+            arena: &self.arena,
+            budget: &self.budget,
+            options: &self.options,
+            seal: &self.seal,
+            epoch: self.epochs.current(),
+        }
     }
 
     /// What the secondary needs.

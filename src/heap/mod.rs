@@ -2,7 +2,7 @@
 //!
 //! * [`allocate`]: pick → seal → hand out; [`free`]: verify → quarantine → recycle; [`reallocate`].
 //! * [`locate`]: from an address to what is known about it, for everything that is not the fast path.
-//! * [`core`]: the value that a heap is.
+//! * [`core`]: the value that a heap is; [`decay`]: how free memory finds its way back to the system.
 //! * [`process`]: the heap of the process, thread by thread; [`private`]: heaps as values, [`allocator_api`] for
 //!   collections in them; [`fork`]: how they all get through a fork.
 
@@ -11,6 +11,7 @@ pub(crate) mod allocate;
 mod allocator_api;
 pub(crate) mod check;
 pub(crate) mod core;
+pub(crate) mod decay;
 mod fork;
 pub(crate) mod free;
 pub(crate) mod locate;

@@ -7,7 +7,7 @@ use super::core::{CORE_BYTES, Core};
 use crate::chunk::checksum;
 use crate::os::mapping;
 use crate::primary::region::{Region, SlotIndex, state};
-use crate::primary::slab::slots_log2;
+use crate::primary::slab::{SlabId, slots_log2};
 use crate::size_class::ClassId;
 use crate::stats::{ClassStats, Stats};
 use crate::thread_cache::{CACHE_BYTES, ThreadCache};
@@ -25,12 +25,13 @@ impl Core {
     /// # Errors
     /// The first damage found: sizes in damaged headers would be nonsense.
     pub(crate) fn check_stats(&self, mark: u8) -> Result<Stats, Violation> {
-        self.check(mark)?;
+        // First: looking at free memory maps pages, if only the kernel's page of zeroes.
         let mut stats = self.collect(true);
+        self.check(mark)?;
         stats.exact = true;
-        for (_, region) in self.arena.regions() {
+        for (number, region) in self.arena.regions() {
             let Some(class) = region.size_class() else { continue };
-            let (live, bytes) = self.count_live(region, class);
+            let (live, bytes) = self.count_live(number, region, class);
             if let Some(of_class) = stats.classes.get_mut(class.index()) {
                 // What was read off the counters makes room for what is counted, of which a class may have several regions.
                 of_class.live += live;
@@ -42,12 +43,15 @@ impl Core {
     }
 
     /// Number of live chunks in a region, and their requested bytes.
-    fn count_live(&self, region: &Region, class: ClassId) -> (usize, usize) {
+    fn count_live(&self, number: usize, region: &Region, class: ClassId) -> (usize, usize) {
         let slots = 1 << slots_log2(class);
         let (mut live, mut bytes) = (0, 0);
         for first in (0..region.frontier()).step_by(slots) {
             // Whoever holds the class lock keeps its slabs from being released.
-            let _keeps_slabs = self.class(class).lock();
+            let keeps_slabs = self.class(class).lock();
+            if !keeps_slabs.has_memory(self.ground(), SlabId::new(number, first >> slots_log2(class))) {
+                continue;
+            }
             for index in (first..first + slots as u32).map(SlotIndex) {
                 if matches!(region.state(index).load(Ordering::Acquire), state::LIVE | state::RESIZING) {
                     live += 1;

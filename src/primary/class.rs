@@ -13,7 +13,6 @@ use crate::budget::Budget;
 use crate::chunk::checksum::Seal;
 use crate::options::Options;
 use crate::os::mapping::{self, OutOfMemory, page_ceil, page_floor};
-use crate::os::process;
 use crate::random::Random;
 use crate::size_class::{ClassId, HEADER};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +36,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) budget: &'a Budget,
     pub(crate) options: &'a Options,
     pub(crate) seal: &'a Seal,
+    /// Number of the release interval that is passing.
+    pub(crate) epoch: u32,
 }
 
 /// A slot came back that its cache did not own: it was given back twice by racing threads.
@@ -58,30 +59,34 @@ pub(crate) struct Census {
 
 /// The shared state of a size class; reached under its lock.
 pub(crate) struct Class {
-    id: ClassId,
+    pub(super) id: ClassId,
     /// The region that grows, and the number of its next slab.
     region: Option<usize>,
     next_slab: u32,
     /// Slabs with memory behind them, and those of them that are all free.
-    slabs_in_use: u32,
+    pub(super) slabs_in_use: u32,
     /// Free slots of slabs with memory behind them.
-    free_slots: usize,
-    open: [Open; MAX_OPEN],
-    open_count: usize,
-    partial: List,
-    empty: List,
-    released: List,
+    pub(super) free_slots: usize,
+    pub(super) open: [Open; MAX_OPEN],
+    pub(super) open_count: usize,
+    pub(super) partial: List,
+    pub(super) empty: List,
+    pub(super) released: List,
+    /// The epoch in which a slot was last taken or given back; zero when the open slabs have been trimmed since.
+    pub(super) used_in: u32,
+    /// Whether a slab was released since the tables were looked at.
+    pub(super) tables_to_release: bool,
 }
 
 /// A slab that slots are taken from, and the word of free bits where the next run begins.
 #[derive(Clone, Copy)]
-struct Open {
-    slab: SlabId,
+pub(super) struct Open {
+    pub(super) slab: SlabId,
     word: u32,
 }
 
 /// Descriptors, found through the regions' tables.
-struct Descriptors<'a>(&'a Arena);
+pub(super) struct Descriptors<'a>(pub(super) &'a Arena);
 
 impl Slabs for Descriptors<'_> {
     fn slab(&mut self, id: SlabId) -> &mut Slab {
@@ -106,10 +111,12 @@ impl Class {
             partial: List::new(),
             empty: List::new(),
             released: List::new(),
+            used_in: 0,
+            tables_to_release: false,
         }
     }
 
-    fn slots(&self) -> u32 {
+    pub(super) fn slots(&self) -> u32 {
         1 << slots_log2(self.id)
     }
 
@@ -118,7 +125,7 @@ impl Class {
         self.slots().div_ceil(64)
     }
 
-    fn slab_bytes(&self) -> usize {
+    pub(super) fn slab_bytes(&self) -> usize {
         self.id.stride() << slots_log2(self.id)
     }
 
@@ -135,6 +142,7 @@ impl Class {
         preferred: &mut u8,
         out: &mut [OwnedSlot],
     ) -> Result<usize, OutOfMemory> {
+        self.used_in = ground.epoch;
         let mut taken = 0;
         while taken < out.len() {
             match self.open_slabs(ground, random) {
@@ -229,16 +237,11 @@ impl Class {
     fn revive(&mut self, ground: Ground<'_>, id: SlabId) -> Result<(), OutOfMemory> {
         ground.budget.charge(self.slab_bytes())?;
         let mut slabs = Descriptors(ground.arena);
-        let slab = slabs.slab(id);
-        if slab.inaccessible {
-            let (start, bytes) = self.inner_pages(ground.arena.region(id.region()), id);
-            // A sandbox that the program has entered since may forbid the call that would take the guard away.
-            if mapping::remove_guard(start, bytes).or_else(|_| mapping::replace(start, bytes)).is_err() {
-                ground.budget.refund(self.slab_bytes());
-                return Err(OutOfMemory);
-            }
-            slab.inaccessible = false;
+        if self.make_accessible(ground, id).is_err() {
+            ground.budget.refund(self.slab_bytes());
+            return Err(OutOfMemory);
         }
+        let slab = slabs.slab(id);
         slab.free = self.slots() as u16;
         let first = id.number() << slots_log2(self.id);
         for_each_word(ground.arena.region(id.region()), first, self.slots(), |word, mask| {
@@ -247,14 +250,6 @@ impl Class {
         self.slabs_in_use += 1;
         self.free_slots += self.slots() as usize;
         Ok(())
-    }
-
-    /// The pages that belong to a slab alone: those at its edges carry slots of its neighbours.
-    fn inner_pages(&self, region: &Region, id: SlabId) -> (usize, usize) {
-        let first = id.number() << slots_log2(self.id);
-        let start = page_ceil(region.slot_start(SlotIndex(first), self.id.stride()));
-        let end = page_floor(region.slot_start(SlotIndex(first + self.slots()), self.id.stride()));
-        (start, end.saturating_sub(start))
     }
 
     /// Makes the next run of slabs accessible: half as many as there are, so that the number of mappings
@@ -290,7 +285,12 @@ impl Class {
         mapping::commit(start, stop - start)?;
         commit_table(region.state(SlotIndex(first)).as_ptr().expose_provenance(), region.state_bytes(end - first) + 1)?;
         commit_table(region.free_bits() + first as usize / 64 * 8, (end - first) as usize / 8 + 8)?;
-        commit_table(region.slabs() + self.next_slab as usize * size_of::<Slab>(), run as usize * size_of::<Slab>())?;
+        let guard = ground.options.guard_pages && run < room;
+        let descriptors = (run + u32::from(guard)) as usize * size_of::<Slab>();
+        commit_table(region.slabs() + self.next_slab as usize * size_of::<Slab>(), descriptors)?;
+        if guard {
+            Descriptors(ground.arena).slab(SlabId::new(number, self.next_slab + run)).place = Place::Guard;
+        }
         region.set_frontier(end);
         for slab in self.next_slab..self.next_slab + run {
             self.released.push(&mut Descriptors(ground.arena), SlabId::new(number, slab), Place::Released);
@@ -394,6 +394,7 @@ impl Class {
     /// # Errors
     /// The first one that does not: two racing threads gave it back, and each thought it was first.
     pub(crate) fn give_back(&mut self, ground: Ground<'_>, mark: u8, slots: &[OwnedSlot]) -> Result<(), NotOwned> {
+        self.used_in = ground.epoch;
         let mut slabs = Descriptors(ground.arena);
         let mut emptied = false;
         for &OwnedSlot { chunk, .. } in slots {
@@ -409,11 +410,11 @@ impl Class {
             let all = self.slots() as u16;
             let slab = slabs.slab(id);
             slab.free += 1;
+            slab.changed_in = ground.epoch;
             self.free_slots += 1;
             match slab.place {
                 Place::Full => self.partial.push(&mut slabs, id, Place::Partial),
                 Place::Partial if slab.free == all => {
-                    slab.emptied_at = process::milliseconds() as u32;
                     self.partial.remove(&mut slabs, id);
                     self.empty.push(&mut slabs, id, Place::Empty);
                     emptied = true;
@@ -427,26 +428,8 @@ impl Class {
         Ok(())
     }
 
-    /// Gives empty slabs back, oldest first: those that are more than a tenth of the slabs in use at once, the
-    /// rest when they are older than the release interval.
-    fn release_surplus(&mut self, ground: Ground<'_>) {
-        let interval = ground.options.release_interval_ms;
-        if interval < 0 {
-            return;
-        }
-        let now = process::milliseconds() as u32;
-        while let Some(oldest) = self.empty.oldest() {
-            let occupied = self.slabs_in_use - self.empty.length();
-            let age = now.wrapping_sub(Descriptors(ground.arena).slab(oldest).emptied_at);
-            if self.empty.length() <= 1 + occupied / 10 && age < interval.cast_unsigned() {
-                break;
-            }
-            self.release(ground, oldest);
-        }
-    }
-
-    /// Gives the memory of all empty slabs back.
-    pub(crate) fn purge(&mut self, ground: Ground<'_>) {
+    /// Closes open slabs whose slots are all free.
+    pub(super) fn close_empty(&mut self, ground: Ground<'_>) {
         let mut which = 0;
         while let Some(&Open { slab, .. }) = self.open.get(which).filter(|_| which < self.open_count) {
             if Descriptors(ground.arena).slab(slab).free == self.slots() as u16 {
@@ -456,33 +439,11 @@ impl Class {
                 which += 1;
             }
         }
-        while let Some(oldest) = self.empty.oldest() {
-            self.release(ground, oldest);
-        }
     }
 
-    fn release(&mut self, ground: Ground<'_>, id: SlabId) {
-        let mut slabs = Descriptors(ground.arena);
-        let region = ground.arena.region(id.region());
-        self.empty.remove(&mut slabs, id);
-        let (start, bytes) = self.inner_pages(region, id);
-        if bytes > 0 {
-            // Best: gone and inaccessible in one call, at no mapping. Else gone; should even that be refused, the
-            // slots are still zero and are only sealed anew.
-            let guarded = mapping::install_guard(start, bytes).is_ok();
-            slabs.slab(id).inaccessible = guarded;
-            if !guarded {
-                let _ = mapping::release(start, bytes);
-            }
-        }
-        let first = id.number() << slots_log2(self.id);
-        for index in first..first + self.slots() {
-            region.state(SlotIndex(index)).store(state::UNSEALED, Ordering::Relaxed);
-        }
-        self.released.push(&mut slabs, id, Place::Released);
-        self.slabs_in_use -= 1;
-        self.free_slots -= self.slots() as usize;
-        ground.budget.refund(self.slab_bytes());
+    /// Whether a slab has memory behind it.
+    pub(crate) fn has_memory(&self, ground: Ground<'_>, id: SlabId) -> bool {
+        !matches!(Descriptors(ground.arena).slab(id).place, Place::Released | Place::Guard)
     }
 
     /// What the class has, from its counters.

@@ -2,8 +2,8 @@
 //!
 //! * [`arena`] reserves the address space and hands regions to classes at random.
 //! * [`region`] is the geometry: address to slot number and state, without reading the heap.
-//! * [`slab`] describes groups of slots; [`class`] decides which slots are handed out next, and which
-//!   slabs go back to the system.
+//! * [`slab`] describes groups of slots; [`class`] decides which slots are handed out next,
+//!   [`release`] which memory goes back to the system.
 //! * [`zero_sized`] hands out the inaccessible addresses of `malloc(0)`.
 //!
 //! All that is written here about slots lies out of band, in a mapping of its own with guard pages;
@@ -12,5 +12,6 @@
 pub(crate) mod arena;
 pub(crate) mod class;
 pub(crate) mod region;
+mod release;
 pub(crate) mod slab;
 pub(crate) mod zero_sized;

@@ -49,6 +49,8 @@ pub(crate) enum Place {
     Empty = 3,
     /// All slots free, no memory behind it.
     Released = 4,
+    /// Never used: the guard between two runs.
+    Guard = 5,
 }
 
 /// What is known about a slab. Belongs to the holder of its class lock.
@@ -61,8 +63,8 @@ pub(crate) struct Slab {
     pub(crate) inaccessible: bool,
     previous: u32,
     next: u32,
-    /// When it became empty, in milliseconds, truncated.
-    pub(crate) emptied_at: u32,
+    /// The epoch in which one of its slots was last given back; zero when it has been trimmed since.
+    pub(crate) changed_in: u32,
 }
 
 /// A list of slabs, oldest first. The links lie in the descriptors.
@@ -142,7 +144,7 @@ mod tests {
     }
 
     fn table() -> Table {
-        let slab = || Slab { free: 0, place: Place::Full, inaccessible: false, previous: 0, next: 0, emptied_at: 0 };
+        let slab = || Slab { free: 0, place: Place::Full, inaccessible: false, previous: 0, next: 0, changed_in: 0 };
         Table((0..32).map(|_| slab()).collect())
     }
 

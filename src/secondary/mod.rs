@@ -332,7 +332,7 @@ impl Secondary {
     }
 
     /// Lets go of kept mappings that nobody used for the release interval.
-    fn decay(&self, ground: Ground<'_>) {
+    pub(crate) fn decay(&self, ground: Ground<'_>) {
         if self.release_interval_ms < 0 {
             return;
         }
