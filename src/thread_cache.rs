@@ -170,6 +170,8 @@ pub(crate) struct ThreadCache {
     /// Next cache of the heap, in use or free.
     pub(crate) next: usize,
     pub(crate) in_use: bool,
+    /// Turns of rings, truncated.
+    pub(crate) turns: u8,
     /// How often the destructor of its thread has been put off.
     pub(crate) rounds: u8,
     pub(crate) bins: [Bin; CLASSES],
@@ -212,6 +214,7 @@ impl ThreadCache {
             (&raw mut (*cache).sampler).write(Sampler::new(options.sample_rate, &mut random));
             (&raw mut (*cache).checks).write(set);
             (&raw mut (*cache).fills).write(options.fill_pattern);
+            (&raw mut (*cache).turns).write(0);
             (&raw mut (*cache).rounds).write(0);
             (&raw mut (*cache).quarantine_room).write(quarantine_bytes.cast_signed());
             (&raw mut (*cache).random).write(random);

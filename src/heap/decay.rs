@@ -6,6 +6,7 @@
 
 use super::core::Core;
 use crate::os::process;
+use crate::thread_cache::ThreadCache;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The least time between two rounds, in milliseconds: with `release_interval_ms=0` whole slabs go back at once, and
@@ -43,7 +44,18 @@ impl Epochs {
 }
 
 impl Core {
+    /// For slow paths that are taken every few frees: does the same every eighth time.
+    #[inline(always)]
+    pub(crate) fn decay_now_and_then(&self, cache: &mut ThreadCache) {
+        cache.turns = cache.turns.wrapping_add(1);
+        if cache.turns.is_multiple_of(8) {
+            self.decay_if_due();
+        }
+    }
+
     /// Called on slow paths, without a lock: one reading of a coarse clock, and once an interval the round.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn decay_if_due(&self) {
         let Ok(interval) = u64::try_from(self.options.release_interval_ms) else { return };
         if let Some(finished) = self.epochs.end(process::milliseconds(), interval.max(SHORTEST)) {

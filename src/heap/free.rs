@@ -222,7 +222,7 @@ impl Core {
         // Without the fence both could read their own out of their CPU's store buffer.
         fence(Ordering::SeqCst);
         self.refresh_randomness(cache);
-        self.decay_if_due();
+        self.decay_now_and_then(cache);
         let stride = class.stride().cast_signed();
         let enough = cache.quarantine_room >= stride;
         let (random, Stock { bin, ring_slots, .. }) = cache.random_and_stock(class);
