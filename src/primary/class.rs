@@ -285,7 +285,7 @@ impl Class {
         mapping::commit(start, stop - start)?;
         commit_table(region.state(SlotIndex(first)).as_ptr().expose_provenance(), region.state_bytes(end - first) + 1)?;
         commit_table(region.free_bits() + first as usize / 64 * 8, (end - first) as usize / 8 + 8)?;
-        let guard = ground.options.guard_pages && run < room;
+        let guard = ground.options.guard_pages && self.next_slab + run < region.slots() >> log;
         let descriptors = (run + u32::from(guard)) as usize * size_of::<Slab>();
         commit_table(region.slabs() + self.next_slab as usize * size_of::<Slab>(), descriptors)?;
         if guard {
