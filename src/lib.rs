@@ -15,7 +15,7 @@
 //!             \        |                  \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling · random · options · stats · violation · report
+//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling · random · options · stats · violation · report · trace
 //!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, file, process, report_copy
 //! ```
 //!
@@ -43,6 +43,7 @@ mod secondary;
 mod size_class;
 mod stats;
 mod thread_cache;
+mod trace;
 mod violation;
 
 pub use global::Testudo;

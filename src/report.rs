@@ -5,6 +5,7 @@
 //! what to do next.
 
 use crate::os::{process, report_copy};
+use crate::trace::{self, Caller, History, Trace, Window};
 use crate::violation::{Kind, Operation, Violation};
 use core::fmt::{self, Write};
 
@@ -35,13 +36,19 @@ impl<const BYTES: usize> Write for Text<BYTES> {
 }
 
 /// What the rule means and what to do next.
-const fn advice(kind: Kind) -> &'static str {
+const fn advice(kind: Kind, operation: Operation) -> &'static str {
     match kind {
         Kind::DoubleFree | Kind::Freed => "The chunk was given back before; look for a second owner of the pointer.",
         Kind::NotAChunk => {
             "Only an address that malloc or operator new returned, and that was not given back, may be passed."
         }
+        Kind::Overflow if matches!(operation, Operation::Read | Operation::Write) => {
+            "The program went past the end of this chunk."
+        }
         Kind::Overflow => "The program wrote past the end of this chunk, some time since it was allocated.",
+        Kind::Underflow => "The program went past the start of this chunk, downwards.",
+        Kind::UseAfterFree => "The program used a pointer to this chunk after giving it back.",
+        Kind::ZeroSized => "The chunk was asked for with size zero: nothing may be read or written through it.",
         Kind::CorruptHeader => {
             "The 8 bytes in front of the chunk were changed: a write before its start, or past the end of the chunk in front."
         }
@@ -54,10 +61,51 @@ const fn advice(kind: Kind) -> &'static str {
     }
 }
 
+/// Where an access that faulted lies, seen from its chunk. How many bytes it would have read or written nobody says.
+fn write_place(out: &mut dyn Write, offset: isize, size: usize) -> fmt::Result {
+    match usize::try_from(offset) {
+        Ok(inside) if inside < size => writeln!(out, "  where: {inside} bytes inside the {size}-byte chunk"),
+        Ok(behind) => writeln!(out, "  where: {} bytes right of the {size}-byte chunk", behind - size),
+        Err(_) => writeln!(out, "  where: {} bytes left of the {size}-byte chunk", offset.unsigned_abs()),
+    }
+}
+
+/// Writes a report piece by piece, so that little stack is needed.
+pub(crate) fn write(violation: &Violation, history: Option<&History>, here: &Trace) {
+    let put = |fill: &dyn Fn(&mut Text<1024>) -> fmt::Result| {
+        let mut text = Text::<1024>::new();
+        // Cannot fail: `Text` cuts off instead.
+        let _ = fill(&mut text);
+        process::write_all(libc::STDERR_FILENO, text.as_bytes());
+        report_copy::append(text.as_bytes());
+    };
+    let frames = |trace: &Trace| {
+        for (number, &frame) in trace.frames.iter().take(trace.length).enumerate() {
+            put(&|text| trace::write_frame(text, number, frame));
+        }
+    };
+    put(&|text| write_report(text, violation));
+    if here.length != 0 {
+        put(&|text| writeln!(text, "  found here:"));
+        frames(here);
+    }
+    let Some(history) = history else { return };
+    for (what, call) in [("freed", &history.freed), ("allocated", &history.allocated)] {
+        if let Some(Caller { thread, trace }) = call {
+            put(&|text| writeln!(text, "  {what} by thread {thread} here:"));
+            frames(trace);
+        }
+    }
+}
+
 fn write_report<const BYTES: usize>(text: &mut Text<BYTES>, violation: &Violation) -> fmt::Result {
     writeln!(text, "testudo: {violation}")?;
     writeln!(text, "  found: {}", violation.detail)?;
-    if let Some(offset) = violation.offset {
+    if let (Some(offset), Some(chunk), Operation::Read | Operation::Write) =
+        (violation.offset, violation.chunk, violation.operation)
+    {
+        write_place(text, offset, chunk.size)?;
+    } else if let Some(offset) = violation.offset {
         writeln!(
             text,
             "  where: byte {offset} of the chunk; expected {:#018x}, seen {:#018x}",
@@ -72,6 +120,8 @@ fn write_report<const BYTES: usize>(text: &mut Text<BYTES>, violation: &Violatio
         Operation::Reallocate => "reallocating",
         Operation::UsableSize => "asking for a size",
         Operation::Check => "checking the heap",
+        Operation::Read => "reading",
+        Operation::Write => "writing",
     };
     writeln!(
         text,
@@ -79,18 +129,16 @@ fn write_report<const BYTES: usize>(text: &mut Text<BYTES>, violation: &Violatio
         process::thread_number(),
         process::process_number()
     )?;
-    writeln!(text, "  {}", advice(violation.kind))
+    writeln!(text, "  {}", advice(violation.kind, violation.operation))
 }
 
 /// Reports on standard error, then ends the process by SIGABRT.
 #[cold]
 #[inline(never)]
-pub(crate) fn abort(violation: &Violation) -> ! {
-    let mut text = Text::<1536>::new();
-    // Cannot fail: `Text` cuts off instead.
-    let _ = write_report(&mut text, violation);
-    process::write_all(libc::STDERR_FILENO, text.as_bytes());
-    report_copy::append(text.as_bytes());
+pub(crate) fn abort(violation: &Violation, history: Option<&History>) -> ! {
+    let mut window = Window::UNKNOWN;
+    let here = Trace::here(None, &mut window, process::thread_number());
+    write(violation, history, &here);
     process::abort()
 }
 

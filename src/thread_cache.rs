@@ -13,6 +13,7 @@ use crate::quarantine::{self, Ring, RingSlots};
 use crate::random::Random;
 use crate::sampling::Sampler;
 use crate::size_class::{CLASSES, ClassId, FINE_MAX, HEADER};
+use crate::trace::Window;
 
 /// Places for ready slots of one class.
 pub(crate) const READY: usize = 128;
@@ -172,12 +173,19 @@ pub(crate) struct ThreadCache {
     pub(crate) in_use: bool,
     /// Turns of rings, truncated.
     pub(crate) turns: u8,
+    /// The kernel's number of its thread, or [`ASK`]; zero where threads share the cache.
+    pub(crate) thread: i32,
+    /// What is known of that thread's stack.
+    pub(crate) window: Window,
     /// How often the destructor of its thread has been put off.
     pub(crate) rounds: u8,
     pub(crate) bins: [Bin; CLASSES],
     ready_slots: [ReadySlots; CLASSES],
     ring_slots: [RingSlots; CLASSES],
 }
+
+/// The thread's number was not needed yet: the kernel is asked as late as that, because sandboxes may forbid it.
+pub(crate) const ASK: i32 = -1;
 
 /// Bytes of a cache.
 pub(crate) const CACHE_BYTES: usize = page_ceil(size_of::<ThreadCache>());
@@ -213,6 +221,8 @@ impl ThreadCache {
             (&raw mut (*cache).mark).write(mark);
             (&raw mut (*cache).sampler).write(Sampler::new(options.sample_rate, &mut random));
             (&raw mut (*cache).checks).write(set);
+            (&raw mut (*cache).thread).write(0);
+            (&raw mut (*cache).window).write(Window::UNKNOWN);
             (&raw mut (*cache).fills).write(options.fill_pattern);
             (&raw mut (*cache).turns).write(0);
             (&raw mut (*cache).rounds).write(0);

@@ -19,6 +19,12 @@ pub enum Kind {
     CorruptHeader,
     /// A freed chunk was written to.
     WriteAfterFree,
+    /// A freed chunk was read or written, and the access faulted.
+    UseAfterFree,
+    /// Bytes in front of the chunk were read or written, and the access faulted.
+    Underflow,
+    /// A chunk of no bytes was read or written, and the access faulted.
+    ZeroSized,
     /// The chunk was allocated by one family of functions and given back by another.
     Mismatch,
     /// The size given back differs from the size that was asked for.
@@ -41,6 +47,10 @@ pub enum Operation {
     UsableSize,
     /// Verifying the heap.
     Check,
+    /// Reading memory.
+    Read,
+    /// Writing memory.
+    Write,
 }
 
 /// What is known about the chunk concerned.
@@ -107,7 +117,15 @@ impl Violation {
             (Kind::NotAChunk, Operation::Reallocate) => "invalid realloc",
             (Kind::NotAChunk, Operation::UsableSize) => "invalid malloc_usable_size",
             (Kind::NotAChunk, _) => "invalid free",
+            (Kind::Overflow, Operation::Read) => "buffer overflow by a read",
+            (Kind::Overflow, Operation::Write) => "buffer overflow by a write",
             (Kind::Overflow, _) => "buffer overflow",
+            (Kind::Underflow, Operation::Read) => "buffer underflow by a read",
+            (Kind::Underflow, _) => "buffer underflow by a write",
+            (Kind::UseAfterFree, Operation::Read) => "read after free",
+            (Kind::UseAfterFree, _) => "write after free",
+            (Kind::ZeroSized, Operation::Read) => "read of a zero-sized chunk",
+            (Kind::ZeroSized, _) => "write to a zero-sized chunk",
             (Kind::CorruptHeader, _) => "corrupted chunk header",
             (Kind::WriteAfterFree, _) => "write after free",
             (Kind::Mismatch, _) => "mismatched deallocation",

@@ -26,6 +26,7 @@ use crate::os::mapping::{self, PAGE, page_ceil, page_floor};
 use crate::os::process;
 use crate::primary::arena::reserve_somewhere;
 use crate::random::Random;
+use crate::trace::{Caller, History};
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use queue::Queue;
@@ -176,7 +177,8 @@ impl Guarded {
         }
     }
 
-    /// A chunk in a slot of its own; `None` when it is unfit or no slot is to be had.
+    /// A chunk in a slot of its own; `None` when it is unfit or no slot is to be had. `caller` is asked for once it is certain that
+    /// one is.
     pub(crate) fn allocate(
         &self,
         ground: Ground<'_>,
@@ -184,6 +186,7 @@ impl Guarded {
         size: usize,
         align_log2: u32,
         origin: Origin,
+        caller: impl FnOnce() -> Caller,
     ) -> Option<usize> {
         if size == 0 || size > GUARDED_MAX || align_log2 > PAGE.ilog2() {
             return None;
@@ -208,7 +211,7 @@ impl Guarded {
         }
         let chunk = Chunk { address, size, origin, align_log2 };
         self.dress(ground, entry, &chunk, end);
-        entry.describe(&chunk, process::thread_number().cast_unsigned());
+        entry.describe(&chunk, &caller());
         self.live.fetch_add(1, Ordering::Relaxed);
         entry.state.store(state::LIVE, Ordering::Release);
         Some(address)
@@ -337,6 +340,7 @@ impl Guarded {
         ground: Ground<'_>,
         address: usize,
         may: impl FnOnce(&Chunk) -> Result<(), Violation>,
+        caller: impl FnOnce() -> Caller,
     ) -> Result<(), Violation> {
         let held = self.hold(address, Operation::Free)?;
         if let Err(violation) = may(&held.chunk).and_then(|()| self.verify(ground, &held, Operation::Free)) {
@@ -345,7 +349,7 @@ impl Guarded {
         }
         let Held { entry, slot, .. } = held;
         entry.state.store(state::CLOSING, Ordering::Relaxed);
-        entry.freed_by(process::thread_number().cast_unsigned());
+        entry.freed_by(&caller());
         let (start, end) = (page_floor(address), self.end_of(slot));
         let closed = self.close(entry, start, end);
         ground.budget.refund(end - start);
@@ -370,6 +374,35 @@ impl Guarded {
             entry.dirty.store(kept != 0, Ordering::Relaxed);
         }
         true
+    }
+
+    /// Who allocated, and who freed, the chunk nearest to an address; `None` outside the pool.
+    pub(crate) fn history(&self, address: usize) -> Option<History> {
+        self.nearest(address).map(|(entry, _)| entry.history())
+    }
+
+    /// The chunk nearest to an address among the guarded slots, and whether it is live.
+    pub(crate) fn chunk_near(&self, address: usize) -> Option<(Chunk, bool)> {
+        self.nearest(address).map(|(entry, chunk)| (chunk, entry.state.load(Ordering::Acquire) != state::FREED))
+    }
+
+    fn nearest(&self, address: usize) -> Option<(&Entry, Chunk)> {
+        let slot = self.slot_of(address)?;
+        let known = |slot: usize| self.table.entry(slot).and_then(|entry| Some((entry, entry.chunk()?)));
+        // The guard page in front is the one behind the slot before.
+        let in_guard = (address - self.base.load(Ordering::Relaxed)) % STRIDE < PAGE;
+        let before = slot.checked_sub(1).filter(|_| in_guard).and_then(known);
+        let distance = |(_, chunk): &(&Entry, Chunk)| {
+            if address < chunk.address {
+                chunk.address - address
+            } else {
+                (address + 1).saturating_sub(chunk.address + chunk.size)
+            }
+        };
+        match (before, known(slot)) {
+            (Some(before), Some(own)) => Some(if distance(&own) < distance(&before) { own } else { before }),
+            (before, own) => before.or(own),
+        }
     }
 
     /// Gives back the memory of freed slots.

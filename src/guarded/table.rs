@@ -4,6 +4,7 @@ use crate::chunk::header::Origin;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::primary::arena::reserve_somewhere;
 use crate::random::Random;
+use crate::trace::{Caller, DEPTH, History, Trace};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 /// States of a slot. Whoever brings it into one of the last three owns the slot until it leaves that again.
@@ -34,9 +35,34 @@ pub(super) struct Entry {
     pub(super) set_apart: AtomicBool,
     size: AtomicU32,
     chunk: AtomicUsize,
-    /// Numbers of the threads that allocated and freed it.
-    allocated_by: AtomicU32,
-    freed_by: AtomicU32,
+    allocated: Call,
+    freed: Call,
+}
+
+/// Who did something, and from where.
+struct Call {
+    /// Number of the thread; zero when it was not done.
+    thread: AtomicU32,
+    frames: [AtomicUsize; DEPTH],
+}
+
+impl Call {
+    fn note(&self, caller: &Caller) {
+        for (place, frame) in self.frames.iter().zip(caller.trace.frames) {
+            place.store(frame, Ordering::Relaxed);
+        }
+        self.thread.store(caller.thread.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    fn caller(&self) -> Option<Caller> {
+        let thread = self.thread.load(Ordering::Relaxed).cast_signed();
+        let mut trace = Trace::NONE;
+        for (frame, place) in trace.frames.iter_mut().zip(&self.frames) {
+            *frame = place.load(Ordering::Relaxed);
+            trace.length += usize::from(*frame != 0);
+        }
+        (thread != 0).then_some(Caller { thread, trace })
+    }
 }
 
 /// What an entry says about a chunk.
@@ -51,17 +77,21 @@ pub(crate) struct Chunk {
 }
 
 impl Entry {
-    pub(super) fn describe(&self, chunk: &Chunk, thread: u32) {
+    pub(super) fn describe(&self, chunk: &Chunk, caller: &Caller) {
         self.origin.store(chunk.origin as u8, Ordering::Relaxed);
         self.align_log2.store(chunk.align_log2 as u8, Ordering::Relaxed);
         self.size.store(chunk.size as u32, Ordering::Relaxed);
         self.chunk.store(chunk.address, Ordering::Relaxed);
-        self.allocated_by.store(thread, Ordering::Relaxed);
-        self.freed_by.store(0, Ordering::Relaxed);
+        self.allocated.note(caller);
+        self.freed.thread.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn freed_by(&self, thread: u32) {
-        self.freed_by.store(thread, Ordering::Relaxed);
+    pub(super) fn freed_by(&self, caller: &Caller) {
+        self.freed.note(caller);
+    }
+
+    pub(super) fn history(&self) -> History {
+        History { allocated: self.allocated.caller(), freed: self.freed.caller() }
     }
 
     /// The chunk, unless the slot was never used.

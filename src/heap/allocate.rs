@@ -284,7 +284,9 @@ impl Core {
         cache.resume_fast_paths();
         self.refresh_randomness(cache);
         let ground = self.guarded_ground();
-        if let Some(chunk) = self.guarded.allocate(ground, &mut cache.random, size, align_log2, origin) {
+        let ThreadCache { random, window, thread, .. } = cache;
+        let caller = || self.caller(window, thread);
+        if let Some(chunk) = self.guarded.allocate(ground, random, size, align_log2, origin, caller) {
             return Some(chunk);
         }
         // What is too long for a guarded slot can have a mapping of its own, whose end is guarded too.

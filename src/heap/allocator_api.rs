@@ -45,7 +45,7 @@ unsafe impl Allocator for &Heap {
     unsafe fn deallocate(&self, chunk: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise.
         if let Err(violation) = unsafe { Heap::deallocate(self, chunk, layout) } {
-            report::abort(&violation);
+            report::abort(&violation, None);
         }
     }
 
@@ -77,7 +77,7 @@ fn slice(outcome: Result<NonNull<u8>, AllocateError>, size: usize) -> Result<Non
     match outcome {
         Ok(chunk) => Ok(NonNull::slice_from_raw_parts(chunk, size)),
         Err(AllocateError::OutOfMemory) => Err(AllocError),
-        Err(AllocateError::Violation(violation)) => report::abort(&violation),
+        Err(AllocateError::Violation(violation)) => report::abort(&violation, None),
     }
 }
 

@@ -16,7 +16,8 @@ use crate::protections::Set;
 use crate::random::Random;
 use crate::secondary::{self, Secondary};
 use crate::size_class::{CLASSES, ClassId};
-use crate::thread_cache::ThreadCache;
+use crate::thread_cache::{ASK, ThreadCache};
+use crate::trace::{Caller, Rules, Trace, Window};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Address space of the process-wide heap.
@@ -57,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) zero_sized: Lock<ZeroSized>,
     pub(crate) secondary: Secondary,
     pub(crate) guarded: Guarded,
+    /// Frame layouts that stack traces have met.
+    pub(crate) rules: Rules,
     /// Address of the cache of all threads that have none of their own: in a private heap, all of them.
     pub(crate) shared: Lock<usize>,
     pub(crate) links: Links,
@@ -235,6 +238,16 @@ impl Core {
         guarded::Ground { budget: &self.budget, seal: &self.seal }
     }
 
+    /// Who is calling, for what is recorded about guarded chunks.
+    #[inline(never)]
+    pub(crate) fn caller(&self, window: &mut Window, known: &mut i32) -> Caller {
+        let thread = if *known > 0 { *known } else { process::thread_number() };
+        if *known == ASK {
+            *known = thread;
+        }
+        Caller { thread, trace: Trace::here(Some(&self.rules), window, thread) }
+    }
+
     /// The shared state of a class.
     #[inline(always)]
     pub(crate) fn class(&self, class: ClassId) -> &Lock<Class> {
@@ -258,6 +271,8 @@ impl Core {
                 cache.checks = self.set(cache.mark);
                 cache.resume_fast_paths();
                 cache.rounds = 0;
+                cache.thread = 0;
+                cache.window = Window::UNKNOWN;
                 return Ok(address);
             }
             address = cache.next;
@@ -303,6 +318,9 @@ impl Core {
         if cache.generation != generation {
             cache.generation = generation;
             cache.random = self.registry.lock().random.fork();
+            if cache.thread != 0 {
+                cache.thread = ASK;
+            }
         }
     }
 

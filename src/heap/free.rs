@@ -146,7 +146,7 @@ impl Core {
         demand: Demand,
     ) -> Result<(), Violation> {
         if self.guarded.contains(chunk) {
-            return self.free_guarded(chunk, &demand);
+            return self.free_guarded(cache, chunk, &demand);
         }
         let located = self.locate(chunk, Operation::Free)?;
         located.check_demand(chunk, &demand, self.options.mismatch)?;
@@ -172,10 +172,10 @@ impl Core {
 
     /// Takes a guarded chunk back.
     #[cold]
-    fn free_guarded(&self, chunk: usize, demand: &Demand) -> Result<(), Violation> {
-        self.guarded.free(self.guarded_ground(), chunk, |found| {
-            Located::Guarded(*found).check_demand(chunk, demand, self.options.mismatch)
-        })
+    fn free_guarded(&self, cache: &mut ThreadCache, chunk: usize, demand: &Demand) -> Result<(), Violation> {
+        let may = |found: &_| Located::Guarded(*found).check_demand(chunk, demand, self.options.mismatch);
+        let ThreadCache { window, thread, .. } = cache;
+        self.guarded.free(self.guarded_ground(), chunk, may, || self.caller(window, thread))
     }
 
     /// Makes a verified chunk's slot the cache's, and wipes it. `false` when another thread was faster.

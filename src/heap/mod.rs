@@ -2,6 +2,7 @@
 //!
 //! * [`allocate`]: pick → seal → hand out; [`free`]: verify → quarantine → recycle; [`reallocate`].
 //! * [`locate`]: from an address to what is known about it, for everything that is not the fast path.
+//! * [`fault`]: an access that faulted, explained.
 //! * [`core`]: the value that a heap is; [`decay`]: how free memory finds its way back to the system.
 //! * [`process`]: the heap of the process, thread by thread; [`private`]: heaps as values, [`allocator_api`] for
 //!   collections in them; [`fork`]: how they all get through a fork.
@@ -12,6 +13,7 @@ mod allocator_api;
 pub(crate) mod check;
 pub(crate) mod core;
 pub(crate) mod decay;
+pub(crate) mod fault;
 mod fork;
 pub(crate) mod free;
 pub(crate) mod locate;

@@ -5,8 +5,8 @@
 
 use super::allocate::Failure;
 use super::core::{Core, PROCESS_ARENA};
-use super::fork;
 use super::free::{Demand, Freed};
+use super::{fault, fork};
 use crate::chunk::header::Origin;
 use crate::options::{self, Options};
 use crate::os::lock::RawLock;
@@ -17,7 +17,7 @@ use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::report;
 use crate::size_class::{ClassId, FINE_MAX, SMALL_MAX};
 use crate::stats::Stats;
-use crate::thread_cache::ThreadCache;
+use crate::thread_cache::{ASK, ThreadCache};
 use crate::violation::{Operation, Violation};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -84,7 +84,7 @@ fn allocate_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origi
             Errno::set(libc::ENOMEM);
             0
         }
-        Err(Failure::Violation(violation)) => report::abort(&violation),
+        Err(Failure::Violation(violation)) => stop(&violation),
     }
 }
 
@@ -128,7 +128,7 @@ fn free_otherwise(chunk: usize, demand: Demand) {
         |core, cache| with_mixture!(cache.checks, P => core.free::<P>(cache, chunk, demand)),
     );
     if let Err(violation) = outcome {
-        report::abort(&violation);
+        stop(&violation);
     }
 }
 
@@ -146,7 +146,7 @@ fn finish(core: &Core, cache: &mut ThreadCache, freed: Freed) {
 #[inline(never)]
 fn make_room(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) {
     if let Err(violation) = core.make_room(cache, class, slot) {
-        report::abort(&violation);
+        stop(&violation);
     }
 }
 
@@ -154,7 +154,7 @@ fn make_room(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSl
 #[inline(never)]
 fn turn(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) {
     if let Err(violation) = core.turn(cache, class, slot) {
-        report::abort(&violation);
+        stop(&violation);
     }
 }
 
@@ -171,7 +171,7 @@ pub(crate) fn reallocate(chunk: usize, size: usize, demand: Demand, align_log2: 
             Errno::set(libc::ENOMEM);
             0
         }
-        Err(Failure::Violation(violation)) => report::abort(&violation),
+        Err(Failure::Violation(violation)) => stop(&violation),
     }
 }
 
@@ -180,7 +180,7 @@ pub(crate) fn usable_size(chunk: usize) -> usize {
     let core = heap(&Options::DEFAULT);
     match core.locate(chunk, Operation::UsableSize) {
         Ok(located) => located.size(),
-        Err(violation) => report::abort(&violation),
+        Err(violation) => stop(&violation),
     }
 }
 
@@ -207,13 +207,23 @@ pub(crate) fn check_stats() -> Result<Stats, Violation> {
 /// Gives free memory back to the system.
 pub(crate) fn purge() {
     if let Err(violation) = with_slow_cache(&Options::DEFAULT, |core, cache| core.purge(cache)) {
-        report::abort(&violation);
+        stop(&violation);
     }
+}
+
+/// Ends the process with a report, which says what is known of the chunk's past.
+#[cold]
+#[inline(never)]
+fn stop(violation: &Violation) -> ! {
+    let address = HEAP.load(Ordering::Acquire);
+    // SAFETY: the process-wide heap is never destroyed.
+    let history = (address != 0).then(|| unsafe { Core::at(address) }.guarded.history(violation.address)).flatten();
+    report::abort(violation, history.as_ref())
 }
 
 /// Ends the process with a report.
 pub(crate) fn abort(violation: &Violation) -> ! {
-    report::abort(violation)
+    stop(violation)
 }
 
 /// Runs `work` with this thread's cache, made if need be, or with the shared one.
@@ -238,6 +248,8 @@ fn make_cache(core: &Core) -> usize {
     let key = KEY.load(Ordering::Acquire);
     let Some(key) = key.checked_sub(1) else { return NO_CACHE_ANY_MORE };
     let Ok(cache) = core.adopt_cache(false) else { return NO_CACHE_ANY_MORE };
+    // SAFETY: just adopted by this thread.
+    unsafe { (*core::ptr::with_exposed_provenance_mut::<ThreadCache>(cache)).thread = ASK };
     // Before pthread_setspecific, which may allocate: that call finds the cache.
     thread_local::set(cache);
     // SAFETY: the key was made by `make_heap`. Should it fail, the cache is lost when the thread ends, no more.
@@ -266,7 +278,7 @@ extern "C" fn thread_ends(cache: *mut libc::c_void) {
     // SAFETY: the heap of the process lives as long as it.
     let core = unsafe { Core::at(cache.core) };
     if let Err(violation) = core.flush(cache) {
-        report::abort(&violation);
+        stop(&violation);
     }
     core.leave_cache(cache);
 }
@@ -313,6 +325,9 @@ fn make_heap(start: &Start) -> &'static Core {
         KEY.store(key + 1, Ordering::Release);
     }
     fork::enlist(core);
+    if options.sample_rate != 0 && options.guarded_slots != 0 {
+        fault::explain_from_now_on(address);
+    }
     if options.check_at_exit {
         // SAFETY: as above.
         unsafe { libc::atexit(check_at_exit) };
@@ -339,6 +354,6 @@ fn print_help(start: &Options) -> ! {
 
 extern "C" fn check_at_exit() {
     if let Err(violation) = check() {
-        report::abort(&violation);
+        stop(&violation);
     }
 }

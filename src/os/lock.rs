@@ -27,6 +27,11 @@ impl RawLock {
         }
     }
 
+    /// Takes the lock if it is free.
+    pub(crate) fn try_acquire(&self) -> bool {
+        self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
     #[cold]
     fn acquire_slowly(&self) {
         for _ in 0..futex::SPINS {
@@ -79,6 +84,11 @@ impl<T> Lock<T> {
     pub(crate) fn lock(&self) -> Guard<'_, T> {
         self.raw.acquire();
         Guard { lock: self }
+    }
+
+    /// The value, if nobody holds the lock.
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.raw.try_acquire().then_some(Guard { lock: self })
     }
 
     /// The lock itself, for fork handlers.

@@ -97,6 +97,14 @@ pub(crate) fn advise_no_huge(address: usize, bytes: usize) {
     let _ = advise(address, bytes, libc::MADV_NOHUGEPAGE);
 }
 
+/// Brings a range into memory for reading.
+///
+/// # Errors
+/// When a page of it cannot be read, and on kernels before 5.14.
+pub(crate) fn populate(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
+    advise(address, bytes, libc::MADV_POPULATE_READ)
+}
+
 /// Has the kernel keep a range as a mapping of its own, whatever the protection of those beside it: advice that says nothing
 /// about anonymous memory (how its file would be read) makes them differ. Refusal costs speed only.
 pub(crate) fn set_apart(address: usize, bytes: usize) {

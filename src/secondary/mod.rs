@@ -239,6 +239,21 @@ impl Secondary {
         }
     }
 
+    /// The chunk in whose mapping an address lies, live or freed. Walks the whole table: for reports.
+    ///
+    /// `None` also when the lock is held, by whoever has just faulted perhaps.
+    pub(crate) fn chunk_near(&self, address: usize) -> Option<Entry> {
+        let mut near = None;
+        let visited: Result<(), core::convert::Infallible> = self.state.try_lock()?.table.for_each(|entry| {
+            if (entry.map_start..entry.map_end()).contains(&address) {
+                near = Some(*entry);
+            }
+            Ok(())
+        });
+        let Ok(()) = visited;
+        near
+    }
+
     /// Verifies what surrounds a live chunk.
     pub(crate) fn verify(ground: Ground<'_>, entry: &Entry, operation: Operation) -> Result<(), Violation> {
         let expected = header_of(ground.seal, entry);

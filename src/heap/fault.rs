@@ -1,0 +1,147 @@
+//! SIGSEGV, explained: which chunk an access that faulted belongs to, and where it lies.
+//!
+//! The handler prints a report, puts back the action that was there before, and returns: the instruction faults again,
+//! and whatever the program (or the system) does about it happens as it would have without testudo. A handler that the
+//! program installs later takes this one's place, as it would have taken the default's.
+
+use super::core::Core;
+use crate::guarded::GUARDED_MAX;
+use crate::os::process::{self, Errno};
+use crate::primary::region::ZERO_SIZED;
+use crate::primary::zero_sized;
+use crate::report;
+use crate::size_class::MIN_ALIGN;
+use crate::trace::{Registers, Trace, Window};
+use crate::violation::{Kind, Operation, Violation};
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The heap whose chunks are known here; zero until the handler is installed.
+static HEAP: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a fault is being, or has been, explained: the first one is what matters.
+static EXPLAINING: AtomicBool = AtomicBool::new(false);
+
+/// What the program, or the system, would have done. Written once, before the handler can run.
+struct Before(UnsafeCell<MaybeUninit<libc::sigaction>>);
+
+// SAFETY: written before the handler is installed, by the one thread that makes the heap, and only read from then on.
+unsafe impl Sync for Before {}
+
+static BEFORE: Before = Before(UnsafeCell::new(MaybeUninit::uninit()));
+
+/// Installs the handler for the process-wide heap at an address.
+pub(crate) fn explain_from_now_on(heap: usize) {
+    let _errno = Errno::keep();
+    // SAFETY: plain structures, valid places, and a handler of the type that SA_SIGINFO asks for. The old action is stored first, by a
+    // call of its own, because the new one may run at once.
+    unsafe {
+        if libc::sigaction(libc::SIGSEGV, core::ptr::null(), (*BEFORE.0.get()).as_mut_ptr()) != 0 {
+            return;
+        }
+        HEAP.store(heap, Ordering::Release);
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = on_fault as *const () as usize;
+        // On the alternate stack, if the program has one: the fault may be that the stack is full.
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(libc::SIGSEGV, &raw const action, core::ptr::null_mut());
+    }
+}
+
+extern "C" fn on_fault(signal: libc::c_int, information: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let _errno = Errno::keep();
+    // SAFETY: as in `explain_from_now_on`: the action was stored before this handler could run.
+    unsafe { libc::sigaction(libc::SIGSEGV, (*BEFORE.0.get()).as_ptr(), core::ptr::null_mut()) };
+    // SAFETY: the kernel gives a valid structure; the address is part of it for faults.
+    let (code, address) = unsafe { ((*information).si_code, (*information).si_addr().addr()) };
+    if code <= 0 {
+        // Sent by somebody: returning would swallow it.
+        // SAFETY: no memory is involved. The signal is blocked until this handler returns.
+        unsafe { libc::raise(signal) };
+        return;
+    }
+    let heap = HEAP.load(Ordering::Acquire);
+    if heap == 0 || EXPLAINING.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    // SAFETY: the process-wide heap is never destroyed.
+    let core = unsafe { Core::at(heap) };
+    let operation = if is_write(context) { Operation::Write } else { Operation::Read };
+    if let Some(violation) = core.explain(address, operation) {
+        let thread = process::thread_number();
+        let mut window = Window::UNKNOWN;
+        let here = Trace::from(registers(context), None, &mut window, thread, false);
+        report::write(&violation, core.guarded.history(address).as_ref(), &here);
+    } else {
+        // Not the heap's: the next one may be.
+        EXPLAINING.store(false, Ordering::Release);
+    }
+}
+
+/// Whether the access was a write: bit 1 of the page fault's error code.
+#[cfg(target_arch = "x86_64")]
+fn is_write(context: *mut libc::c_void) -> bool {
+    // SAFETY: the kernel gives a valid context.
+    let general = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    general.get(libc::REG_ERR as usize).is_some_and(|error| error & 2 != 0)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_write(_: *mut libc::c_void) -> bool {
+    false
+}
+
+/// Where the thread was.
+#[cfg(target_arch = "x86_64")]
+fn registers(context: *mut libc::c_void) -> Registers {
+    // SAFETY: as above.
+    let general = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    let register = |number: libc::c_int| general.get(number as usize).map_or(0, |value| value.cast_unsigned() as usize);
+    Registers {
+        pc: register(libc::REG_RIP),
+        stack_pointer: register(libc::REG_RSP),
+        frame_pointer: register(libc::REG_RBP),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn registers(_: *mut libc::c_void) -> Registers {
+    Registers { pc: 0, stack_pointer: 0, frame_pointer: 0 }
+}
+
+impl Core {
+    /// What is wrong with an access that faulted; `None` when the address has nothing to do with this heap's chunks.
+    fn explain(&self, address: usize, operation: Operation) -> Option<Violation> {
+        let told = |chunk: usize, size: usize, live: bool, origin| {
+            let offset = address.wrapping_sub(chunk).cast_signed();
+            let (kind, detail) = match offset {
+                ..0 if !live => (Kind::UseAfterFree, "the access lies in front of a chunk that was given back"),
+                _ if !live => (Kind::UseAfterFree, "the access lies in or behind a chunk that was given back"),
+                ..0 => (Kind::Underflow, "the access lies in front of the chunk, in a guard page"),
+                _ => (Kind::Overflow, "the access lies behind the chunk, in a guard page"),
+            };
+            Some(Violation::new(kind, operation, address, detail).chunk(size, Some(origin)).at(offset))
+        };
+        if let Some((chunk, live)) = self.guarded.chunk_near(address) {
+            return told(chunk.address, chunk.size, live, chunk.origin);
+        }
+        if let Some(region) = self.arena.region_of(address) {
+            if region.class() == ZERO_SIZED && region.slots() != 0 {
+                let detail = "the access lies among chunks of no bytes";
+                let chunk = address & !(MIN_ALIGN - 1);
+                let origin = match self.zero_sized.try_lock()?.find(region, chunk) {
+                    zero_sized::Found::Live(origin) => Some(origin),
+                    zero_sized::Found::Freed | zero_sized::Found::Nothing => None,
+                };
+                return Some(Violation::new(Kind::ZeroSized, operation, address, detail).chunk(0, origin));
+            }
+            return None;
+        }
+        let entry = self.secondary.chunk_near(address)?;
+        // Far away from the chunk, in the gap that is part of its mapping, nothing can be said.
+        let near = address.wrapping_add(GUARDED_MAX) >= entry.chunk;
+        if near { told(entry.chunk, entry.size, entry.live, entry.origin) } else { None }
+    }
+}
