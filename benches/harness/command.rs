@@ -65,7 +65,7 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
     match arguments.command {
         Command::All => {
             rounds::run(&places, arguments, &allocators)?;
-            instructions::run(&places, &allocators)?;
+            instructions::run(&places, arguments, &allocators)?;
             latency::run(&places, arguments, &allocators)?;
             quiet::run(&places, arguments, &allocators)?;
             targets::run(&places, arguments, &allocators)?;
@@ -73,7 +73,7 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
             table::from_file(&places, arguments)
         }
         Command::Run => rounds::run(&places, arguments, &allocators),
-        Command::Instructions => instructions::run(&places, &allocators),
+        Command::Instructions => instructions::run(&places, arguments, &allocators),
         Command::Latency => latency::run(&places, arguments, &allocators),
         Command::Quiet => quiet::run(&places, arguments, &allocators),
         Command::Targets => targets::run(&places, arguments, &allocators),

@@ -3,32 +3,36 @@
 //! does not run under valgrind is stepped through one instruction at a time instead: a few thousand
 //! pairs at most, for each step is a signal.
 
+use std::fmt::Write as _;
 use std::process::Command;
 
+use crate::arguments::Arguments;
 use crate::measure;
 use crate::peers::Allocator;
 use crate::places::Places;
+use crate::publish::publish;
 
 const SHORT: u64 = 20_000;
 const LONG: u64 = 120_000;
 const STEPPED: u64 = 1_000;
 
 /// Prints the counts, for a common small size and two others.
-pub fn run(places: &Places, allocators: &[Allocator]) -> Result<(), String> {
+pub fn run(places: &Places, arguments: &Arguments, allocators: &[Allocator]) -> Result<(), String> {
     const SIZES: [u64; 3] = [16, 64, 1024];
     if Command::new("valgrind").arg("--version").output().is_err() {
         return Err("there is no valgrind".into());
     }
-    println!("\ninstructions per malloc+free pair (* by stepping)\n");
-    println!("| allocator | 16 bytes | 64 bytes | 1024 bytes |\n|---|---:|---:|---:|");
+    let mut text = String::from(
+        "| instructions per malloc+free pair (* by stepping) | 16 bytes | 64 bytes | 1024 bytes |\n|---|---:|---:|---:|\n",
+    );
     for allocator in allocators {
         let cells = SIZES.map(|size| match per_pair(places, allocator, size) {
             Ok(count) => count.to_string(),
             Err(reason) => format!("failed: {reason}"),
         });
-        println!("| {} | {} |", allocator.name, cells.join(" | "));
+        let _ = writeln!(text, "| {} | {} |", allocator.name, cells.join(" | "));
     }
-    Ok(())
+    publish(places, arguments, "instructions", &text)
 }
 
 /// Instructions of one pair.

@@ -11,7 +11,7 @@ const ROW_HEIGHT: u32 = 22;
 const WIDTH: u32 = 1100;
 
 /// Draws the tables side by side into an SVG file.
-pub fn draw(file: &Path, allocators: &[String], tables: &[Table]) -> Result<(), String> {
+pub fn draw(file: &Path, allocators: &[String], tables: &[&Table]) -> Result<(), String> {
     let rows = tables.iter().map(|table| table.rows.len()).max().unwrap_or(0) as u32 + 1;
     let legend = (allocators.len() as u32).div_ceil(6) * 20 + 10;
     let size = (WIDTH, rows * ROW_HEIGHT + 90 + legend);

@@ -69,8 +69,9 @@ pub fn from_file(places: &Places, arguments: &Arguments) -> Result<(), String> {
     text += &printed_numbers(&report);
     text += &failures(&report);
     let picture_file = places.out.join("results.svg");
-    picture::draw(&picture_file, &report.allocators, &[time, memory])?;
+    picture::draw(&picture_file, &report.allocators, &[&time, &memory])?;
     publish(places, arguments, "results", &text)?;
+    publish(places, arguments, "times", &short(&report, &processor, &memory))?;
     println!("the picture: {}", picture_file.display());
     Ok(())
 }
@@ -100,6 +101,35 @@ fn compute(
     Table { title, unit, rows }
 }
 
+/// Medians of processor time and means of memory, for readers rather than for judges.
+fn short(report: &Report, processor: &Table, memory: &Table) -> String {
+    let mut text = format!(
+        "{}; {} rounds{}, interleaved; medians; for glibc its own seconds\n",
+        report.machine,
+        report.rounds(),
+        if report.quick { ", quick" } else { "" }
+    );
+    for table in [processor, memory] {
+        let rule = "---:|".repeat(report.allocators.len());
+        let _ = write!(text, "\n| {} × glibc | {} |\n|---|{rule}\n", table.title, report.allocators.join(" | "));
+        if table.title == processor.title {
+            for row in &table.rows {
+                let _ = write!(text, "| {} |", row.name);
+                for (allocator, cell) in report.allocators.iter().zip(&row.cells) {
+                    let _ = match cell {
+                        Some(_) if allocator == BASE => write!(text, " {:.3} {} |", row.base, table.unit),
+                        Some(ratio) => write!(text, " {:.2} |", ratio.median),
+                        None => write!(text, " failed |"),
+                    };
+                }
+                text.push('\n');
+            }
+        }
+        means(&mut text, report, table);
+    }
+    text
+}
+
 fn markdown(report: &Report, table: &Table) -> String {
     let mut text = format!("\n**{}**\n\n| workload |", table.title);
     for allocator in &report.allocators {
@@ -119,6 +149,12 @@ fn markdown(report: &Report, table: &Table) -> String {
         }
         text.push('\n');
     }
+    means(&mut text, report, table);
+    text
+}
+
+/// A row for the geometric mean of each group and of all.
+fn means(text: &mut String, report: &Report, table: &Table) {
     for group in Group::ALL.map(Some).into_iter().chain([None]) {
         let counted = table.counted(group).count();
         if counted == 0 {
@@ -135,7 +171,6 @@ fn markdown(report: &Report, table: &Table) -> String {
         }
         text.push('\n');
     }
-    text
 }
 
 /// What the programs themselves printed about their work: medians.
