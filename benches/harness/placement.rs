@@ -31,7 +31,7 @@ const PROCESSES: usize = 64;
 pub enum Kind {
     /// The experiment's allocator with an order of handing out, and the ring as quarantine.
     Order,
-    /// The experiment's allocator with an order of return, and the order of `default`.
+    /// The experiment's allocator with an order of return, handing out random half words.
     Return,
     /// testudo itself.
     Profile,
@@ -47,19 +47,19 @@ const CANDIDATES: [Candidate; 24] = [
     ("gaps, up or down", Kind::Order, "order=gaps-up-or-down", "ascending"),
     ("random slab, runs of 32", Kind::Order, "order=slab-32", "ascending"),
     ("random slab, runs of 8", Kind::Order, "order=slab-8", "ascending"),
-    ("as default", Kind::Order, "order=default", "ascending"),
+    ("random half words, gaps", Kind::Order, "order=half-words", "ascending"),
     ("random word, up or down", Kind::Order, "order=up-or-down", "ascending"),
-    ("as strict", Kind::Order, "order=strict", "ascending"),
+    ("random runs of 8, gaps", Kind::Order, "order=short-runs", "ascending"),
     ("shuffled groups of 8", Kind::Order, "order=groups-8", "ascending"),
     ("shuffled groups of 4", Kind::Order, "order=groups-4", "ascending"),
     ("shuffled groups of 2", Kind::Order, "order=groups-2", "ascending"),
     ("shuffled batch", Kind::Order, "order=shuffle", "ascending"),
     ("full random pick", Kind::Order, "order=random", "ascending"),
-    ("no quarantine", Kind::Return, "order=default:quarantine=none", "as default"),
-    ("ring", Kind::Return, "order=default:quarantine=ring", "as default"),
-    ("ring of changing length", Kind::Return, "order=default:quarantine=varying", "as default"),
-    ("random replacement", Kind::Return, "order=default:quarantine=replacement", "as default"),
-    ("ring, then replacement", Kind::Return, "order=default:quarantine=both", "as default"),
+    ("no quarantine", Kind::Return, "order=half-words:quarantine=none", "random half words, gaps"),
+    ("ring", Kind::Return, "order=half-words:quarantine=ring", "random half words, gaps"),
+    ("ring of changing length", Kind::Return, "order=half-words:quarantine=varying", "random half words, gaps"),
+    ("random replacement", Kind::Return, "order=half-words:quarantine=replacement", "random half words, gaps"),
+    ("ring, then replacement", Kind::Return, "order=half-words:quarantine=both", "random half words, gaps"),
     ("testudo default", Kind::Profile, "profile=default", DEFAULT_BASE),
     ("testudo strict", Kind::Profile, "profile=strict", STRICT_BASE),
     ("testudo fast", Kind::Profile, "profile=fast", FAST_BASE),
@@ -126,10 +126,15 @@ pub fn run(places: &Places, arguments: &Arguments) -> Result<(), String> {
     let file = places.results("placement");
     let json = serde_json::to_string_pretty(&points).map_err(|error| error.to_string())?;
     std::fs::write(&file, json).map_err(|error| format!("{}: {error}", file.display()))?;
-    let picture = places.out.join("placement.svg");
-    placement_picture::draw(&picture, &points)?;
+    let mut pictures = vec![places.out.join("placement.svg")];
+    if arguments.publish {
+        pictures.push(places.root().join("docs/placement.svg"));
+    }
     publish(places, arguments, "placement", &text(&report, &points))?;
-    println!("the picture: {}", picture.display());
+    for picture in pictures {
+        placement_picture::draw(&picture, &points)?;
+        println!("the picture: {}", picture.display());
+    }
     Ok(())
 }
 
@@ -182,7 +187,7 @@ fn text(report: &Report, points: &[Point]) -> String {
     );
     for (kind, title) in [
         (Kind::Order, "order of handing out"),
-        (Kind::Return, "order of return, handing out as `default`"),
+        (Kind::Return, "order of return, handing out random half words"),
         (Kind::Profile, "testudo's profiles"),
     ] {
         let _ = write!(

@@ -128,7 +128,7 @@ impl Class {
                 }
             }
             _ if self.geometry.stride > ORDERED => run.up(nth_bit(bits, random.below(bits.count_ones())), 1),
-            Order::Default => {
+            Order::HalfWords => {
                 const LOW: u64 = 0xffff_ffff;
                 let draws = random.u64() | random.u64() | random.u64();
                 let halves = if random.u32() & 1 == 0 { [LOW, !LOW] } else { [!LOW, LOW] };
@@ -137,7 +137,7 @@ impl Class {
                     run.up(bits & !draws & half, 64);
                 }
             }
-            Order::Strict => {
+            Order::ShortRuns => {
                 let places = slots.min(64);
                 let offset = bits.trailing_zeros() & !(places - 1);
                 let behind = bits & (!0 << (offset + random.below(places)));

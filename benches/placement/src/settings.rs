@@ -19,10 +19,10 @@ pub(crate) enum Order {
     SlabRuns(usize),
     /// Words of 64 neighbouring slots from a random place in a random open slab, each ascending or descending.
     UpOrDown,
-    /// As profile `default`: halves of words in random order, an eighth of the slots passed over.
-    Default,
-    /// As profile `strict`: runs of at most 8 from a random slot on, a quarter passed over.
-    Strict,
+    /// Words from random places in random open slabs, their halves in random order, an eighth of the slots passed over.
+    HalfWords,
+    /// Runs of at most 8 from a random slot on, a quarter passed over.
+    ShortRuns,
 }
 
 /// In which order freed slots come back.
@@ -70,8 +70,8 @@ impl Settings {
                 b"order=slab-8" => settings.order = Order::SlabRuns(8),
                 b"order=slab-32" => settings.order = Order::SlabRuns(32),
                 b"order=up-or-down" => settings.order = Order::UpOrDown,
-                b"order=default" => settings.order = Order::Default,
-                b"order=strict" => settings.order = Order::Strict,
+                b"order=half-words" => settings.order = Order::HalfWords,
+                b"order=short-runs" => settings.order = Order::ShortRuns,
                 b"quarantine=none" => settings.returns = Return::AtOnce,
                 b"quarantine=ring" => settings.returns = Return::Ring,
                 b"quarantine=varying" => settings.returns = Return::Varying,
