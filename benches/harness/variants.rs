@@ -93,11 +93,11 @@ fn apply(copy: &Path, edit: Edit) -> Result<(), String> {
             change(copy, "src/options/mod.rs", |text| switch(text, profile, option, on))
         }
         Edit::NoChecksum => change(copy, "src/chunk/checksum.rs", |text| {
-            behind(
-                text,
-                "fn checksum<C: Crc>(&self, address: usize, fields: u32) -> u32 {",
-                "let _ = (address, fields); return 0;",
-            )
+            const NOTHING: &str = "let _ = (address, fields); return 0;";
+            let text = behind(text, "fn checksum<C: Crc>(&self, address: usize, fields: u32) -> u32 {", NOTHING)?;
+            // Free slots may have a checksum of another kind.
+            let of_free_slots = behind(&text, "fn free_seal(&self, address: usize, fields: u32) -> u32 {", NOTHING);
+            Some(of_free_slots.unwrap_or(text))
         }),
         Edit::Uncompiled => change(copy, "src/protections.rs", |text| {
             behind(
