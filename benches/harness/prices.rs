@@ -257,6 +257,19 @@ fn percent(ratio: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{BUILDS, DEFAULT_LINES, FAST_LINES, SIDES};
+    use crate::variants::{copy_sources, edit_all};
+    use std::path::Path;
+
+    #[test]
+    fn every_edit_finds_its_place_in_the_sources() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for build in &BUILDS {
+            let copy = std::env::temp_dir().join(format!("testudo-edits-{}-{}", std::process::id(), build.name));
+            let edited = copy_sources(&root, &copy).and_then(|()| edit_all(&copy, build.name, build.edits));
+            std::fs::remove_dir_all(&copy).expect("a copy");
+            assert_eq!(edited, Ok(()));
+        }
+    }
 
     #[test]
     fn every_line_compares_sides_that_there_are() {

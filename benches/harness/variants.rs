@@ -44,13 +44,8 @@ pub fn build(places: &Places, name: &str, edits: &[Edit]) -> Result<PathBuf, Str
     let copy = directory.join("sources");
     // There may be none yet.
     let _ = std::fs::remove_dir_all(&copy);
-    std::fs::create_dir_all(&copy).map_err(|error| format!("{}: {error}", copy.display()))?;
-    for part in PARTS {
-        copy_all(&places.root().join(part), &copy.join(part))?;
-    }
-    for edit in edits {
-        apply(&copy, *edit).map_err(|reason| format!("{name}: {reason}"))?;
-    }
+    copy_sources(places.root(), &copy)?;
+    edit_all(&copy, name, edits)?;
     let mut cargo = Command::new("cargo");
     cargo.current_dir(&copy).env("CARGO_TARGET_DIR", directory.join("target"));
     // The warnings that such edits bring concern nobody.
@@ -85,6 +80,17 @@ fn copy_all(from: &Path, to: &Path) -> Result<(), String> {
         copy_all(&entry.path(), &to.join(entry.file_name()))?;
     }
     Ok(())
+}
+
+/// Makes the edits in a copy of the sources.
+pub fn edit_all(copy: &Path, name: &str, edits: &[Edit]) -> Result<(), String> {
+    edits.iter().try_for_each(|edit| apply(copy, *edit).map_err(|reason| format!("{name}: {reason}")))
+}
+
+/// Copies the parts of the repository that the library is built from.
+pub fn copy_sources(root: &Path, copy: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(copy).map_err(|error| format!("{}: {error}", copy.display()))?;
+    PARTS.iter().try_for_each(|part| copy_all(&root.join(part), &copy.join(part)))
 }
 
 fn apply(copy: &Path, edit: Edit) -> Result<(), String> {
