@@ -28,7 +28,7 @@ options:
   --testudo LIB            this libtestudo.so instead of building one
   --live N                 live chunks of the workload `many` (20 million)
   --timeout S              seconds after which a program counts as failed (120)
-  --publish                put the tables between their marks in README.md and SECURITY.md
+  --publish                put the tables between their marks in the documents
   --out DIR                where programs, peers and results go (benches/out)";
 
 /// What is to be done.

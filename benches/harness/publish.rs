@@ -1,11 +1,11 @@
 //! Where a table goes: to the terminal, to a file of its own and, on request, between its marks in the
-//! documents at the repository's root.
+//! documents.
 
 use crate::arguments::Arguments;
 use crate::places::Places;
 
 /// The documents that may have marks.
-const DOCUMENTS: [&str; 2] = ["README.md", "SECURITY.md"];
+const DOCUMENTS: [&str; 3] = ["README.md", "SECURITY.md", "benches/README.md"];
 
 /// Prints a table, writes it to `NAME.md` and, with `--publish`, puts it into each document that has the lines
 /// `<!-- NAME begin -->` and `<!-- NAME end -->`.

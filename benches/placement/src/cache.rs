@@ -1,7 +1,7 @@
 //! The heap of the process and the caches of its threads.
 
+use crate::lock::Lock;
 use crate::order::Class;
-use crate::os::lock::Lock;
 use crate::os::thread_local;
 use crate::quarantine::{PLACES, Quarantine};
 use crate::random::Random;

@@ -8,6 +8,7 @@
 
 mod cache;
 mod interface;
+mod lock;
 mod order;
 #[allow(dead_code, reason = "the experiment needs a part of it")]
 mod os;

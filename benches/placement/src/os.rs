@@ -2,8 +2,6 @@
 
 #[path = "../../../src/os/entropy.rs"]
 pub(crate) mod entropy;
-#[path = "../../../src/os/lock.rs"]
-pub(crate) mod lock;
 #[path = "../../../src/os/process.rs"]
 pub(crate) mod process;
 #[path = "../../../src/os/thread_local.rs"]
