@@ -93,7 +93,7 @@ const SIDES: [Side; 22] = [
     side("neighbours", Some("neighbours"), "profile=default"),
     side("atomic", Some("atomic-free"), "profile=default"),
     side("short runs", None, "profile=default:run_slots=8"),
-    side("nothing", Some("nothing"), "profile=default:randomize=0:quarantine_kb=0:guard_pages=0"),
+    side("nothing", Some("nothing"), "profile=default:randomize=0:guard_pages=0"),
     side("uncompiled", Some("uncompiled"), "profile=default"),
     side("fast", None, "profile=fast"),
     side("fast, no checksum", Some("no-checksum"), "profile=fast"),
@@ -117,7 +117,7 @@ const DEFAULT_LINES: [Line; 13] = [
     ("quarantine of small chunks", "default", "no quarantine"),
     ("guard pages", "default", "no guard pages"),
     ("guarded sampling", "default", "no sampling"),
-    ("all of these", "default", "nothing"),
+    ("all of these but quarantine and sampling", "default", "nothing"),
     ("*not in `default`:* check of both neighbours", "neighbours", "default"),
     ("*not in `default`:* atomic free", "atomic", "default"),
     ("*not in `default`:* runs of at most 8 slots", "short runs", "default"),
@@ -166,7 +166,8 @@ pub fn run(places: &Places, arguments: &Arguments) -> Result<(), String> {
     let mut text = format!(
         "{}; {} rounds{}, interleaved. Each line compares two builds that differ in that protection alone: how much\n\
          processor time it adds to programs, to allocation-bound loops and to walks over fresh lists and trees (geometric\n\
-         means), to the workload that it slows most, and how many instructions to a malloc+free pair.\n",
+         means), to the workload that it slows most, and how many instructions to a malloc+free pair. Without a quarantine every\n\
+         free takes the slow path, so that line can be negative.\n",
         report.machine,
         report.rounds(),
         if report.quick { ", quick" } else { "" }
