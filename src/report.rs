@@ -70,6 +70,26 @@ fn write_place(out: &mut dyn Write, offset: isize, size: usize) -> fmt::Result {
     }
 }
 
+/// The beginning of the leak report.
+pub(crate) fn write_leaks(chunks: usize, bytes: usize, all: bool) {
+    let mut text = Text::<512>::new();
+    let which = if all { "guarded chunks" } else { "sampled chunks (others are not known one by one)" };
+    let _ = writeln!(text, "testudo: at exit {chunks} {which} of {bytes} bytes were live");
+    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+}
+
+/// One group of the leak report.
+pub(crate) fn write_leak(chunks: usize, bytes: usize, trace: &Trace) {
+    let mut text = Text::<512>::new();
+    let _ = writeln!(text, "  {bytes} bytes in {chunks} chunks, allocated here:");
+    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    for (number, &frame) in trace.frames.iter().take(trace.length).enumerate() {
+        let mut text = Text::<512>::new();
+        let _ = trace::write_frame(&mut text, number, frame);
+        process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    }
+}
+
 /// Writes a report piece by piece, so that little stack is needed.
 pub(crate) fn write(violation: &Violation, history: Option<&History>, here: &Trace) {
     let put = |fill: &dyn Fn(&mut Text<1024>) -> fmt::Result| {

@@ -26,7 +26,7 @@ use crate::os::mapping::{self, PAGE, page_ceil, page_floor};
 use crate::os::process;
 use crate::primary::arena::reserve_somewhere;
 use crate::random::Random;
-use crate::trace::{Caller, History};
+use crate::trace::{Caller, History, Trace};
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use queue::Queue;
@@ -460,6 +460,25 @@ impl Guarded {
     /// Bytes of the table.
     pub(crate) fn table_bytes(&self) -> usize {
         self.table.bytes()
+    }
+
+    /// Calls `visit` with every group of live chunks that were allocated by the same calls: how many, how many bytes, and
+    /// the calls. Nothing is allocated for that, so every pair of chunks may be compared.
+    pub(crate) fn for_each_leak(&self, mut visit: impl FnMut(usize, usize, &Trace)) {
+        let live = |entry: &&Entry| entry.state.load(Ordering::Acquire) == state::LIVE;
+        let calls = |entry: &Entry| entry.history().allocated.map(|caller| caller.trace);
+        for (slot, entry) in self.entries().filter(|(_, entry)| live(entry)) {
+            let Some(trace) = calls(entry) else { continue };
+            let alike = |other: &&Entry| other.starts_like(entry) && calls(other) == Some(trace);
+            let others = || self.entries().filter(|(_, other)| live(other) && alike(other));
+            if others().next().is_none_or(|(first, _)| first < slot) {
+                continue;
+            }
+            let (count, bytes) = others().fold((0, 0), |(count, bytes), (_, other)| {
+                (count + 1, bytes + other.chunk().map_or(0, |chunk| chunk.size))
+            });
+            visit(count, bytes, &trace);
+        }
     }
 
     /// After a fork, in the child: what other threads were about will never be finished.

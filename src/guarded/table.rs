@@ -90,6 +90,12 @@ impl Entry {
         self.freed.note(caller);
     }
 
+    /// Whether the innermost calls that allocated the chunks of both are the same: a quick look before all are compared.
+    pub(super) fn starts_like(&self, other: &Self) -> bool {
+        let innermost = |entry: &Self| entry.allocated.frames.first().map(|frame| frame.load(Ordering::Relaxed));
+        innermost(self) == innermost(other)
+    }
+
     pub(super) fn history(&self) -> History {
         History { allocated: self.allocated.caller(), freed: self.freed.caller() }
     }

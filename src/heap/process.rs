@@ -328,6 +328,10 @@ fn make_heap(start: &Start) -> &'static Core {
     if options.sample_rate != 0 && options.guarded_slots != 0 {
         fault::explain_from_now_on(address);
     }
+    if options.leak_report {
+        // SAFETY: as below.
+        unsafe { libc::atexit(leak_report) };
+    }
     if options.check_at_exit {
         // SAFETY: as above.
         unsafe { libc::atexit(check_at_exit) };
@@ -350,6 +354,13 @@ fn print_help(start: &Options) -> ! {
     let _ = write!(text, "{}", options::Help(start));
     os_process::write_all(libc::STDOUT_FILENO, text.as_bytes());
     os_process::exit_now(0)
+}
+
+extern "C" fn leak_report() {
+    let core = heap(&Options::DEFAULT);
+    let (chunks, bytes, _) = core.guarded.footprint();
+    report::write_leaks(chunks, bytes, core.options.sample_rate == 1);
+    core.guarded.for_each_leak(report::write_leak);
 }
 
 extern "C" fn check_at_exit() {

@@ -111,6 +111,8 @@ pub struct Options {
     pub guarded_slots: u32,
     /// Least alignment of guarded chunks for which none was asked: 1, 2, 4, 8 or 16 (others are rounded up).
     pub guarded_align: u8,
+    /// At exit, list guarded chunks that are still live, by the calls that allocated them.
+    pub leak_report: bool,
     /// Fill new chunks with 0xaa instead of zeroes.
     pub fill_pattern: bool,
     /// Seed of all randomness, for reproducible runs; 0 takes it from the kernel.
@@ -139,6 +141,7 @@ impl Options {
         sample_rate: 5000,
         guarded_slots: 64,
         guarded_align: 16,
+        leak_report: false,
         fill_pattern: false,
         seed: 0,
     };
@@ -231,6 +234,7 @@ pub static TABLE: &[Specification] = &[
     number!(sample_rate, u32, 0..=1_000_000_000, "one allocation in so many gets pages of its own, guarded; 0 is none"),
     number!(guarded_slots, u32, 0..=8192, "guarded chunks that there may be at a time"),
     number!(guarded_align, u8, 1..=16, "least alignment of guarded chunks from malloc and new: 1, 2, 4, 8 or 16"),
+    switch!(leak_report, "at exit, list guarded chunks that are still live, by the calls that allocated them"),
     switch!(fill_pattern, "fill new chunks with 0xaa instead of zeroes"),
     number!(
         seed,

@@ -135,6 +135,12 @@ fn unpack(packed: u64) -> Rule {
     }
 }
 
+impl PartialEq for Trace {
+    fn eq(&self, other: &Self) -> bool {
+        self.frames == other.frames
+    }
+}
+
 impl Trace {
     pub(crate) const NONE: Self = Self { frames: [0; DEPTH], length: 0 };
 

@@ -82,6 +82,7 @@ int main(int argc, char **argv) {
     if (strcmp(what, "freed-write") == 0) function_between(100, function_that_writes, 0);
     if (strcmp(what, "freed-freed") == 0) function_that_frees();
     if (strcmp(what, "nowhere") == 0) *(volatile char *)(uintptr_t)argc = 1;
+    for (int i = 0; i < 3 && strcmp(what, "leak") == 0; i++) function_that_allocates(100);
     if (strcmp(what, "sent") == 0) kill(getpid(), SIGSEGV);
     return 0;
 }
