@@ -52,6 +52,14 @@ impl Trial {
         }
     }
 
+    /// Reads for an attack what the program must not look at; the twin does not.
+    pub fn spy<T>(self, look: impl FnOnce() -> T) -> Option<T> {
+        self.is_bug().then(|| {
+            say(AT_THE_BUG);
+            look()
+        })
+    }
+
     /// What has to notice is over: the bug was missed.
     pub fn must_be_over(self) {
         if self.is_bug() {

@@ -108,16 +108,17 @@ fn write_new(trial: Trial) {
     delete(chunk);
 }
 
-/// Puts a header in front of a chunk of 40 bytes and frees it. The twin puts back the one that is there.
+/// Puts a header in front of a chunk of 40 bytes and frees it.
 fn forge(trial: Trial, make: impl FnOnce(&[usize]) -> [u8; 8]) {
     settle(trial, 40);
     let chunks: Vec<usize> = (0..4).map(|_| malloc(40)).collect();
     let [victim, ..] = chunks[..] else { moot() };
-    let forged = if trial.is_bug() { make(&chunks) } else { header(victim) };
-    if trial.is_bug() && forged == header(victim) {
-        moot();
+    if let Some((forged, own)) = trial.spy(|| (make(&chunks), header(victim))) {
+        if forged == own {
+            moot();
+        }
+        trial.commit(|| set_header(victim, forged));
     }
-    trial.commit(|| set_header(victim, forged));
     free(victim);
     trial.must_be_over();
 }

@@ -84,10 +84,10 @@ fn after_trim(trial: Trial) {
 fn restored(trial: Trial) {
     settle(trial, 40);
     let chunk = malloc(40);
-    let live = header(chunk);
+    let live = trial.spy(|| header(chunk));
     free(chunk);
     trial.stopped_while(|| {
-        set_header(chunk, live);
+        set_header(chunk, live.unwrap_or_default());
         free(chunk);
     });
 }
