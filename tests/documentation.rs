@@ -146,3 +146,16 @@ fn has_section(path: &Path, section: &str) -> bool {
         anchor == section
     })
 }
+
+/// The README's picture is of a real run: the script that drew it draws the same now.
+#[test]
+fn the_picture_of_a_report_is_what_a_run_shows() {
+    let command = support::libtestudo().with_file_name("testudo");
+    let output = std::process::Command::new(support::root().join("docs/record"))
+        .arg("--check")
+        .arg(command)
+        .output()
+        .expect("python3 runs the script");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(document("README.md").contains("docs/report.svg"));
+}

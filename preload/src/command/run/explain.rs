@@ -118,7 +118,7 @@ pub fn explain(program: &str, reports: &str, signal: Option<i32>) -> Option<Stri
         MEANINGS.iter().filter(|meaning| first.starts_with(meaning.what)).max_by_key(|meaning| meaning.what.len());
     let _ = writeln!(
         text,
-        "testudo run: {program} {}, and was stopped before harm was done.",
+        "testudo run: {program} {}, and was stopped when that was noticed.",
         meaning.map_or("broke a rule of the heap", |meaning| meaning.did)
     );
     if let Some(meaning) = meaning {
