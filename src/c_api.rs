@@ -3,6 +3,15 @@
 //!
 //! `errno`, alignment and zero sizes behave as the C standard and glibc's manual say. A violation ends the process
 //! with a report.
+//!
+//! ```
+//! use testudo::c_api;
+//!
+//! let chunk = c_api::malloc(10);
+//! assert!(!chunk.is_null());
+//! assert_eq!(c_api::usable_size(chunk), 10);
+//! c_api::free(chunk);
+//! ```
 
 use crate::chunk::header::Origin;
 use crate::heap::allocate::MIN_ALIGN_LOG2;

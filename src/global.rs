@@ -32,12 +32,28 @@ impl Testudo {
     }
 
     /// Profile `strict`.
+    ///
+    /// ```
+    /// use testudo::Testudo;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Testudo = Testudo::strict();
+    /// ```
     #[must_use]
     pub const fn strict() -> Self {
         Self::with(Options::STRICT)
     }
 
     /// Options to start from. The first request in the process decides: there is one process-wide heap.
+    ///
+    /// ```
+    /// use testudo::{Options, Testudo};
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Testudo = Testudo::with(Options { max_alloc_mb: 256, ..Options::DEFAULT });
+    ///
+    /// assert!(Vec::<u8>::new().try_reserve_exact(300 << 20).is_err());
+    /// ```
     #[must_use]
     pub const fn with(options: Options) -> Self {
         Self { options }
@@ -78,6 +94,14 @@ impl Testudo {
     }
 
     /// Gives free memory back to the system.
+    ///
+    /// ```
+    /// use testudo::Testudo;
+    ///
+    /// static ALLOCATOR: Testudo = Testudo::new();
+    ///
+    /// ALLOCATOR.purge(); // after the peak of a batch of work, say
+    /// ```
     pub fn purge(&self) {
         process::purge();
     }

@@ -63,6 +63,21 @@ pub struct Chunk {
 }
 
 /// A broken rule, with what was found.
+///
+/// ```
+/// use std::alloc::Layout;
+/// use testudo::{Heap, Kind, Options};
+///
+/// let heap = Heap::new(Options::DEFAULT)?;
+/// let layout = Layout::from_size_align(24, 16)?;
+/// let chunk = heap.allocate(layout)?;
+/// let wrong = Layout::from_size_align(32, 16)?;
+/// // SAFETY: the chunk is used no more. The wrong size is what the heap finds.
+/// let violation = unsafe { heap.deallocate(chunk, wrong) }.unwrap_err();
+/// assert_eq!(violation.kind, Kind::WrongSize);
+/// assert_eq!((violation.expected, violation.seen), (24, 32));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Which rule.
@@ -109,6 +124,15 @@ impl Violation {
     }
 
     /// The rule in the words that begin a report.
+    ///
+    /// ```
+    /// use testudo::{Heap, Options};
+    ///
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// let violation = heap.size_of(std::ptr::NonNull::dangling()).unwrap_err();
+    /// assert_eq!(violation.what(), "invalid malloc_usable_size");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn what(&self) -> &'static str {
         match (self.kind, self.operation) {
             (Kind::DoubleFree, _) | (Kind::Freed, Operation::Free) => "double free",

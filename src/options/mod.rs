@@ -60,6 +60,12 @@ impl Profile {
         [("default", Self::Default), ("strict", Self::Strict), ("fast", Self::Fast), ("fuzz", Self::Fuzz)];
 
     /// The options of this profile.
+    ///
+    /// ```
+    /// use testudo::{Options, Profile};
+    ///
+    /// assert_eq!(Profile::Fast.options(), Options::FAST);
+    /// ```
     pub const fn options(self) -> Options {
         match self {
             Self::Default => Options::DEFAULT,
@@ -71,6 +77,14 @@ impl Profile {
 }
 
 /// What a heap protects, and how much memory it may use for that.
+///
+/// ```
+/// use testudo::{Options, Profile};
+///
+/// // As strict as can be, and never more than 64 MiB.
+/// let options = Options { heap_limit_mb: 64, ..Profile::Strict.options() };
+/// assert!(options.neighbours);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Fill slack with canaries and check them at free.
@@ -204,6 +218,14 @@ macro_rules! number {
 }
 
 /// Every option there is.
+///
+/// ```
+/// use testudo::options::{Kind, Options, TABLE};
+///
+/// let row = TABLE.iter().find(|row| row.name == "quarantine_kb").unwrap();
+/// let Kind::Number { min, max, get, .. } = row.kind else { unreachable!() };
+/// assert!((min..=max).contains(&get(&Options::DEFAULT)));
+/// ```
 pub static TABLE: &[Specification] = &[
     Specification {
         name: "profile",
@@ -245,6 +267,12 @@ pub static TABLE: &[Specification] = &[
 ];
 
 /// The table as `help=1` prints it, with the values of some options as the defaults.
+///
+/// ```
+/// use testudo::options::{Help, Options};
+///
+/// assert!(Help(&Options::STRICT).to_string().contains("quarantine_kb="));
+/// ```
 pub struct Help<'a>(pub &'a Options);
 
 impl core::fmt::Display for Help<'_> {

@@ -73,6 +73,16 @@ pub struct Parsed {
 /// # Errors
 /// The first key or value that is not in the table: nothing is ignored, because a misspelt
 /// protection would be a missing one.
+///
+/// ```
+/// use testudo::options::{Options, parse};
+///
+/// let parsed = parse(Options::DEFAULT, b"profile=strict:max_alloc_mb=16").unwrap();
+/// assert_eq!(parsed.options, Options { max_alloc_mb: 16, ..Options::STRICT });
+///
+/// let error = parse(Options::DEFAULT, b"profil=strict").unwrap_err();
+/// assert!(error.to_string().contains("no such option"));
+/// ```
 pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
     let mut parsed = Parsed { options: start, help: false };
     let mut first = true;

@@ -59,6 +59,48 @@ const MEANINGS: &[Meaning] = &[
         meanwhile: None,
     },
     Meaning {
+        what: "buffer overflow by a read",
+        did: "read past the end of a block of memory",
+        look_for: "a length that is not checked, a string without its final NUL",
+        meanwhile: None,
+    },
+    Meaning {
+        what: "buffer overflow by a write",
+        did: "wrote past the end of a block of memory",
+        look_for: "a length that is not checked, a size computed one too small, a string without room for its final NUL",
+        meanwhile: None,
+    },
+    Meaning {
+        what: "buffer underflow by a read",
+        did: "read in front of a block of memory",
+        look_for: "a negative index, a loop that runs one too far",
+        meanwhile: None,
+    },
+    Meaning {
+        what: "buffer underflow by a write",
+        did: "wrote in front of a block of memory",
+        look_for: "a negative index, a loop that runs one too far",
+        meanwhile: None,
+    },
+    Meaning {
+        what: "read after free",
+        did: "read a block of memory that it had given back",
+        look_for: "an old copy of a pointer that is still used after free: in a list, a cache, a callback, another thread",
+        meanwhile: None,
+    },
+    Meaning {
+        what: "read of a zero-sized chunk",
+        did: "read through a pointer to no bytes at all",
+        look_for: "a size that became zero, and that is not looked at before the first access",
+        meanwhile: None,
+    },
+    Meaning {
+        what: "write to a zero-sized chunk",
+        did: "wrote through a pointer to no bytes at all",
+        look_for: "a size that became zero, and that is not looked at before the first access",
+        meanwhile: None,
+    },
+    Meaning {
         what: "corrupted chunk header",
         did: "wrote in front of a block of memory, or past the end of the block before it",
         look_for: "a negative index, a loop that runs one too far, a length that is not checked",
@@ -105,8 +147,7 @@ pub fn explain(program: &str, reports: &str, signal: Option<i32>) -> Option<Stri
         let _ = writeln!(
             text,
             "testudo run: {program} touched memory that it may not touch, and was ended in that instruction.\n  \
-             This can be any bad pointer. If it does not happen without testudo, it is likely a use of a large block\n  \
-             after it was given back, or past its end, or of a block of no bytes.\n  \
+             This can be any bad pointer: testudo knows nothing of that address.\n  \
              See where:  {}",
             debugger(program)
         );
@@ -154,19 +195,29 @@ mod tests {
     use super::{MEANINGS, explain};
     use hardened_heap::{Kind, Operation, Violation};
 
-    const KINDS: [Kind; 9] = [
+    const KINDS: [Kind; 12] = [
         Kind::DoubleFree,
         Kind::Freed,
         Kind::NotAChunk,
         Kind::Overflow,
+        Kind::Underflow,
+        Kind::UseAfterFree,
+        Kind::ZeroSized,
         Kind::CorruptHeader,
         Kind::WriteAfterFree,
         Kind::Mismatch,
         Kind::WrongSize,
         Kind::WrongAlignment,
     ];
-    const OPERATIONS: [Operation; 5] =
-        [Operation::Free, Operation::Allocate, Operation::Reallocate, Operation::UsableSize, Operation::Check];
+    const OPERATIONS: [Operation; 7] = [
+        Operation::Free,
+        Operation::Allocate,
+        Operation::Reallocate,
+        Operation::UsableSize,
+        Operation::Check,
+        Operation::Read,
+        Operation::Write,
+    ];
 
     fn violation(kind: Kind, operation: Operation) -> Violation {
         Violation { kind, operation, address: 0x10, chunk: None, expected: 0, seen: 0, offset: None, detail: "" }
