@@ -140,7 +140,7 @@ pub fn run(places: &Places, arguments: &Arguments) -> Result<(), String> {
         return Err("prices builds every library from the sources: --testudo does not go with it".into());
     }
     let library = peers::testudo(places, arguments)?;
-    let sampling = sampling_option(&library)?;
+    let sampling = sampling_option(places, &library)?;
     if sampling.is_none() {
         eprintln!("this library has no option for sampling: no price for it");
     }
@@ -178,8 +178,9 @@ pub fn run(places: &Places, arguments: &Arguments) -> Result<(), String> {
 }
 
 /// The name of the option that says how often a chunk is sampled, if the library has one.
-fn sampling_option(library: &Path) -> Result<Option<String>, String> {
-    let output = Command::new("true")
+fn sampling_option(places: &Places, library: &Path) -> Result<Option<String>, String> {
+    // A program that allocates: only then does the library read its options.
+    let output = Command::new(places.program("tiny"))
         .env("LD_PRELOAD", library)
         .env("TESTUDO_OPTIONS", "help=1")
         .output()

@@ -23,8 +23,8 @@ pub enum Edit {
     Uncompiled,
 }
 
-/// Parts of the repository that the library is built from.
-const PARTS: [&str; 4] = ["Cargo.toml", "Cargo.lock", "src", "preload"];
+/// What no build of the library needs: the rest of the repository is copied.
+const LEFT_OUT: [&str; 6] = [".git", "target", "benches", "tests", "fuzz", "docs"];
 
 /// The library that these edits make, built unless it is there already for these very sources.
 pub fn build(places: &Places, name: &str, edits: &[Edit]) -> Result<PathBuf, String> {
@@ -33,8 +33,8 @@ pub fn build(places: &Places, name: &str, edits: &[Edit]) -> Result<PathBuf, Str
     let key_file = library.with_extension("key");
     let mut key = DefaultHasher::new();
     edits.hash(&mut key);
-    for part in PARTS {
-        hash(&places.root().join(part), &mut key)?;
+    for part in parts(places.root())? {
+        hash(&part, &mut key)?;
     }
     let key = key.finish().to_string();
     if library.exists() && std::fs::read_to_string(&key_file).is_ok_and(|kept| kept == key) {
@@ -87,10 +87,22 @@ pub fn edit_all(copy: &Path, name: &str, edits: &[Edit]) -> Result<(), String> {
     edits.iter().try_for_each(|edit| apply(copy, *edit).map_err(|reason| format!("{name}: {reason}")))
 }
 
+/// What lies at the repository's root and is needed, in order.
+fn parts(root: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = std::fs::read_dir(root).map_err(|error| format!("{}: {error}", root.display()))?;
+    let mut parts: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| LEFT_OUT.iter().all(|name| entry.file_name() != *name))
+        .map(|entry| entry.path())
+        .collect();
+    parts.sort();
+    Ok(parts)
+}
+
 /// Copies the parts of the repository that the library is built from.
 pub fn copy_sources(root: &Path, copy: &Path) -> Result<(), String> {
     std::fs::create_dir_all(copy).map_err(|error| format!("{}: {error}", copy.display()))?;
-    PARTS.iter().try_for_each(|part| copy_all(&root.join(part), &copy.join(part)))
+    parts(root)?.iter().try_for_each(|part| copy_all(part, &copy.join(part.file_name().unwrap_or_default())))
 }
 
 fn apply(copy: &Path, edit: Edit) -> Result<(), String> {
