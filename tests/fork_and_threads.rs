@@ -2,6 +2,7 @@
 //! program still does while it ends. Each program ends itself when it hangs.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -32,12 +33,38 @@ impl Program {
         let options = format!("profile={profile}");
         let program = self.folder().join("program");
         let mut command = real::command(&program, self.folder(), Some(&options));
-        let ended = real::to_the_end(command.args(args));
+        let ended = real::to_the_end_within(command.args(args), deadline());
         let source = self.source;
         assert_eq!(ended.out(), expected, "{source} {args:?}, {profile}: {ended:?}");
         assert_eq!(ended.err(), "", "{source} {args:?}, {profile}: {ended:?}");
         assert_eq!(ended.status.code(), Some(status), "{source} {args:?}, {profile}: {ended:?}");
     }
+}
+
+/// Nightly runs have time.
+fn deadline() -> Duration {
+    if support::nightly() { Duration::from_secs(7200) } else { real::DEADLINE }
+}
+
+/// Longer runs of what is tested shortly below.
+fn at_night(source: &'static str, args: &[&str], expected: &str) {
+    if !support::nightly() {
+        real::say_skipped("nightly runs only");
+        return;
+    }
+    for profile in ["default", "strict", "fast"] {
+        Program::new(source).prints(profile, args, 0, &format!("{expected}\n"));
+    }
+}
+
+#[test]
+fn ten_thousand_children_forked_while_threads_allocate_end_well() {
+    at_night("fork_while_threads_allocate.c", &["10000"], "every child ended well");
+}
+
+#[test]
+fn a_hundred_thousand_short_threads_leave_nothing_behind() {
+    at_night("threads_short.c", &["100000"], "every thread ended well");
 }
 
 /// One module for each claim, in it one test for each profile.

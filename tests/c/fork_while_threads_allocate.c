@@ -1,4 +1,4 @@
-/* Forks while 32 threads allocate. Each child allocates, frees what its parent allocated, starts
+/* Forks argv[1] times (else 200) while 32 threads allocate. Each child allocates, frees what its parent allocated, starts
    threads of its own, and exits: every second one through exit() and its handlers. */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 32, FORKS = 200, SHARED = 512, KEPT = 200 };
+enum { THREADS = 32, SHARED = 512, KEPT = 200 };
 
 static _Atomic(char *) shared[SHARED];
 static atomic_int stop;
@@ -76,10 +76,11 @@ static void child(char **from_parent, int number) {
     _exit(0);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     pthread_t crew[THREADS];
     char *kept[KEPT];
-    alarm(220);
+    int forks = argc > 1 ? atoi(argv[1]) : 200;
+    alarm(argc > 1 ? 7200 : 220);
     for (int i = 0; i < KEPT; i++) {
         kept[i] = malloc(size_for((unsigned)i * 17 + 1));
         kept[i][0] = 'p';
@@ -87,7 +88,7 @@ int main(void) {
     for (uintptr_t i = 0; i < THREADS; i++)
         if (pthread_create(&crew[i], NULL, churn, (void *)(i + 1)) != 0)
             return 1;
-    for (int number = 0; number < FORKS; number++) {
+    for (int number = 0; number < forks; number++) {
         pid_t pid = fork();
         if (pid == 0)
             child(kept, number);

@@ -1,4 +1,4 @@
-/* Ten thousand threads that live for a moment; what each leaves behind, the next one frees. Memory
+/* Ten thousand threads, or argv[1], that live for a moment; what each leaves behind, the next one frees. Memory
    does not grow with the number of threads that there have been. */
 #include "threads_resident.h"
 #include <pthread.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { THREADS = 10000, AT_ONCE = 25, LEFT = 64 };
+enum { AT_ONCE = 25, LEFT = 64 };
 
 static _Atomic(char *) left[LEFT];
 
@@ -30,12 +30,13 @@ static void *live(void *seed) {
     return NULL;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     long before = 0;
-    alarm(220);
-    for (int born = 0; born < THREADS; born += AT_ONCE) {
+    int threads = argc > 1 ? atoi(argv[1]) : 10000;
+    alarm(argc > 1 ? 7200 : 220);
+    for (int born = 0; born < threads; born += AT_ONCE) {
         pthread_t crew[AT_ONCE];
-        if (born == THREADS / 4)
+        if (born == threads / 4)
             before = resident_kib();
         for (int i = 0; i < AT_ONCE; i++)
             if (pthread_create(&crew[i], NULL, live, (void *)(uintptr_t)(born + i)) != 0)

@@ -56,12 +56,20 @@ fn the_end_of(text: &str) -> String {
 /// # Panics
 /// When it cannot be started, and when it hangs.
 pub fn to_the_end(command: &mut Command) -> Ended {
+    to_the_end_within(command, DEADLINE)
+}
+
+/// The same with another bound on the time.
+///
+/// # Panics
+/// When it cannot be started, and when it hangs.
+pub fn to_the_end_within(command: &mut Command, deadline: Duration) -> Ended {
     // Files instead of pipes: a program that prints a lot before it hangs never blocks on us, and a
     // child that outlives it cannot keep us waiting.
     let stdout = tempfile::tempfile().expect("a temporary file");
     let stderr = tempfile::tempfile().expect("a temporary file");
     command.stdout(stdout.try_clone().expect("a duplicate")).stderr(stderr.try_clone().expect("a duplicate"));
-    let status = end_of(start(command), command);
+    let status = end_within(start(command), command, deadline);
     Ended { status, stdout: contents(stdout), stderr: contents(stderr) }
 }
 
@@ -74,14 +82,18 @@ pub fn start(command: &mut Command) -> Child {
 ///
 /// # Panics
 /// When it hangs; it is ended first, with everything it started.
-pub fn end_of(mut child: Child, command: &Command) -> ExitStatus {
+pub fn end_of(child: Child, command: &Command) -> ExitStatus {
+    end_within(child, command, DEADLINE)
+}
+
+fn end_within(mut child: Child, command: &Command, deadline: Duration) -> ExitStatus {
     let started = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
             return status;
         }
-        if started.elapsed() > DEADLINE {
+        if started.elapsed() > deadline {
             let group = i32::try_from(child.id()).expect("a process id");
             // SAFETY: `kill` touches no memory; the group is the child's own, and the child has not
             // been waited for, so its number has not been given to anyone else.
