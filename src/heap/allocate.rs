@@ -266,7 +266,7 @@ impl Core {
 
     /// Fills a new chunk, unless it is to be zero. Of a large one only so much as programs are likely to read before they
     /// write it: a sparse gigabyte must not become a resident one.
-    fn fill_with_pattern(&self, chunk: usize, size: usize) {
+    pub(super) fn fill_with_pattern(&self, chunk: usize, size: usize) {
         const MOST: usize = 1 << 20;
         if self.options.fill_pattern {
             // SAFETY: a chunk of so many bytes that nobody else knows yet.

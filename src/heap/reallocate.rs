@@ -47,6 +47,7 @@ impl Core {
                 }
                 // Where pages can't be moved, there may yet be room for a copy.
                 if let Ok(moved) = self.secondary.resize(self.large_ground(), &entry, size) {
+                    self.fill_with_pattern(moved + old_size.min(size), size.saturating_sub(old_size));
                     return Ok(moved);
                 }
             }
