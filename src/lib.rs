@@ -15,7 +15,7 @@
 //!             \        |                  \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling · random · options · stats · violation · report · trace
+//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling · random · options · stats · violation · text · report (report_json) · trace
 //!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, file, process, report_copy
 //! ```
 //!
@@ -38,10 +38,12 @@ mod protections;
 mod quarantine;
 mod random;
 mod report;
+mod report_json;
 mod sampling;
 mod secondary;
 mod size_class;
 mod stats;
+mod text;
 mod thread_cache;
 mod trace;
 mod violation;
@@ -49,6 +51,6 @@ mod violation;
 pub use global::Testudo;
 pub use heap::core::CreateError;
 pub use heap::private::{AllocateError, Heap};
-pub use options::{Options, Profile};
+pub use options::{FilePath, Options, Profile};
 pub use stats::{ClassStats, Mappings, Stats};
 pub use violation::{Chunk, Kind, Operation, Violation};

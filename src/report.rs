@@ -4,35 +4,21 @@
 //! `write(2)`. Whoever reads it was woken at night, so it says what, where, how it was noticed, and
 //! what to do next.
 
+use crate::options::FilePath;
 use crate::os::{process, report_copy};
+use crate::report_json;
+use crate::text::Text;
 use crate::trace::{self, Caller, History, Trace, Window};
 use crate::violation::{Kind, Operation, Violation};
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// Text on the stack; what does not fit is cut off.
-pub(crate) struct Text<const BYTES: usize> {
-    bytes: [u8; BYTES],
-    length: usize,
-}
+/// Where reports also go, as JSON lines; null or the option of the process-wide heap, which lives as long as the process.
+static PATH: AtomicPtr<FilePath> = AtomicPtr::new(core::ptr::null_mut());
 
-impl<const BYTES: usize> Text<BYTES> {
-    pub(crate) const fn new() -> Self {
-        Self { bytes: [0; BYTES], length: 0 }
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-impl<const BYTES: usize> Write for Text<BYTES> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
-            *place = byte;
-            self.length += 1;
-        }
-        Ok(())
-    }
+/// Has reports appended to a file, too.
+pub(crate) fn also_to(path: &'static FilePath) {
+    PATH.store(core::ptr::from_ref(path).cast_mut(), Ordering::Release);
 }
 
 /// What the rule means and what to do next.
@@ -105,6 +91,10 @@ pub(crate) fn write(violation: &Violation, history: Option<&History>, here: &Tra
         }
     };
     put(&|text| write_report(text, violation));
+    // SAFETY: null, or made from a reference that is valid for ever.
+    if let Some(path) = unsafe { PATH.load(Ordering::Acquire).as_ref() } {
+        report_json::append(path, violation, advice(violation.kind, violation.operation));
+    }
     if here.length != 0 {
         put(&|text| writeln!(text, "  found here:"));
         frames(here);
@@ -199,13 +189,5 @@ mod tests {
         let text = String::from_utf8_lossy(text.as_bytes()).into_owned();
         assert!(text.starts_with("testudo: buffer overflow at 0x7f000010 (24-byte malloc chunk)\n"), "{text}");
         assert!(text.contains("byte 24 of the chunk") && text.contains("past the end"), "{text}");
-    }
-
-    #[test]
-    fn a_text_that_is_too_long_is_cut_off() {
-        use core::fmt::Write;
-        let mut text = Text::<4>::new();
-        write!(text, "abcdefgh").expect("never fails");
-        assert_eq!(text.as_bytes(), b"abcd");
     }
 }

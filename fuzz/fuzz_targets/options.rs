@@ -38,6 +38,10 @@ fn rendered(options: &Options, help: bool) -> String {
                 assert!((min..=max).contains(&value), "{}={value}", row.name);
                 value
             }
+            Kind::Path { get, .. } => {
+                assert!(get(options).is_none() || get(options).as_bytes().starts_with(b"/"));
+                continue;
+            }
             Kind::Profile => continue,
         };
         write!(text, ":{}={value}", row.name).expect("a String takes everything");

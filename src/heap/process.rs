@@ -332,6 +332,7 @@ fn make_heap(start: &Start) -> &'static Core {
         // SAFETY: as below.
         unsafe { libc::atexit(leak_report) };
     }
+    report::also_to(&core.options.report_path);
     if options.check_at_exit {
         // SAFETY: as above.
         unsafe { libc::atexit(check_at_exit) };
@@ -350,7 +351,7 @@ fn options_of_process(start: &Start) -> Options {
 
 /// `help=1`: all options with their defaults, then the end.
 fn print_help(start: &Options) -> ! {
-    let mut text = report::Text::<8192>::new();
+    let mut text = crate::text::Text::<8192>::new();
     let _ = write!(text, "{}", options::Help(start));
     os_process::write_all(libc::STDOUT_FILENO, text.as_bytes());
     os_process::exit_now(0)

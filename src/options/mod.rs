@@ -1,8 +1,10 @@
 //! Options: one table from which the parser, `help=1`, the command and the documentation are made.
 
 mod parse;
+mod path;
 
 pub use parse::{OptionError, parse};
+pub use path::FilePath;
 
 /// How an option is read, shown and limited.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +26,13 @@ pub enum Kind {
         get: fn(&Options) -> i64,
         /// Sets it.
         set: fn(&mut Options, i64),
+    },
+    /// An absolute file name.
+    Path {
+        /// Reads it.
+        get: fn(&Options) -> FilePath,
+        /// Sets it.
+        set: fn(&mut Options, FilePath),
     },
     /// The name of a profile; sets every option, so it goes first.
     Profile,
@@ -131,6 +140,8 @@ pub struct Options {
     pub fill_pattern: bool,
     /// Seed of all randomness, for reproducible runs; 0 takes it from the kernel.
     pub seed: u64,
+    /// File that reports of the process-wide heap are appended to as JSON lines, besides standard error.
+    pub report_path: FilePath,
 }
 
 impl Options {
@@ -158,6 +169,7 @@ impl Options {
         leak_report: false,
         fill_pattern: false,
         seed: 0,
+        report_path: FilePath::NONE,
     };
 
     /// The options of profile `strict`.
@@ -264,6 +276,11 @@ pub static TABLE: &[Specification] = &[
         0..=9_223_372_036_854_775_807,
         "seed of all randomness, for reproducible runs; any number but 0 makes every secret known"
     ),
+    Specification {
+        name: "report_path",
+        help: "file that reports are appended to as JSON lines, besides standard error; %p is the process number; no ':' in it",
+        kind: Kind::Path { get: |options| options.report_path, set: |options, value| options.report_path = value },
+    },
 ];
 
 /// The table as `help=1` prints it, with the values of some options as the defaults.
@@ -286,6 +303,7 @@ impl core::fmt::Display for Help<'_> {
                 Kind::Number { min, max, get, .. } => {
                     writeln!(out, "{}={min}..{max} (default {})\n    {}", row.name, get(self.0), row.help)?;
                 }
+                Kind::Path { .. } => writeln!(out, "{}=/absolute/file (default none)\n    {}", row.name, row.help)?,
                 Kind::Profile => {
                     writeln!(out, "{}=default|strict|fast|fuzz (default default)\n    {}", row.name, row.help)?
                 }
@@ -297,7 +315,7 @@ impl core::fmt::Display for Help<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Options, Profile, TABLE};
+    use super::{FilePath, Kind, Options, Profile, TABLE};
 
     #[test]
     fn every_option_reads_back_what_was_set() {
@@ -315,6 +333,11 @@ mod tests {
                         set(&mut options, value);
                         assert_eq!(get(&options), value, "{}", row.name);
                     }
+                }
+                Kind::Path { get, set } => {
+                    let path = FilePath::new(b"/a/file").expect("absolute");
+                    set(&mut options, path);
+                    assert_eq!(get(&options), path, "{}", row.name);
                 }
                 Kind::Profile => {}
             }

@@ -1,6 +1,6 @@
 //! Reading `key=value:key=value` without allocating.
 
-use super::{Kind, Options, Profile, Specification, TABLE};
+use super::{FilePath, Kind, Options, Profile, Specification, TABLE};
 use core::fmt;
 
 /// Why the text was refused. Its `Display` is the one line that the user reads.
@@ -17,6 +17,7 @@ enum Reason {
     NoValue,
     NotASwitch,
     NotANumber { min: i64, max: i64 },
+    NotAPath,
     NotAProfile,
     ProfileNotFirst,
     NeedsZeroing,
@@ -50,6 +51,7 @@ impl fmt::Display for OptionError<'_> {
             Reason::NotANumber { min, max } => {
                 write!(out, "\": must be a whole number from {min} to {max}")
             }
+            Reason::NotAPath => out.write_str("\": must be an absolute file name of at most 159 bytes"),
             Reason::NotAProfile => out.write_str("\": must be default, strict, fast or fuzz"),
             Reason::ProfileNotFirst => out.write_str("\": must be the first option, because it sets all the others"),
             Reason::NeedsZeroing => out.write_str("\": needs zero_on_free=1"),
@@ -115,6 +117,10 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
                     .filter(|number| (min..=max).contains(number))
                     .ok_or_else(|| error(Reason::NotANumber { min, max }))?;
                 set(&mut parsed.options, number);
+            }
+            Kind::Path { set, .. } => {
+                let path = FilePath::new(given).ok_or_else(|| error(Reason::NotAPath))?;
+                set(&mut parsed.options, path);
             }
             Kind::Profile if !first => return Err(error(Reason::ProfileNotFirst)),
             Kind::Profile => {

@@ -10,9 +10,13 @@ struct File(i32);
 
 impl File {
     fn open(path: &CStr) -> Option<Self> {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        Self::open_with(path, libc::O_RDONLY | libc::O_CLOEXEC)
+    }
+
+    fn open_with(path: &CStr, flags: i32) -> Option<Self> {
+        const OWNER_ONLY: i32 = 0o600;
         // SAFETY: a terminated path.
-        let descriptor = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) };
+        let descriptor = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, OWNER_ONLY) };
         i32::try_from(descriptor).ok().filter(|descriptor| *descriptor >= 0).map(Self)
     }
 
@@ -49,6 +53,23 @@ pub(crate) fn read<'a>(path: &CStr, out: &'a mut [u8]) -> Option<&'a [u8]> {
             0 => return out.get(..filled),
             count => filled += count,
         }
+    }
+}
+
+/// Appends bytes to a file by one `write`; makes the file, readable by its owner only, if there is none. It never waits for
+/// a reader, and does not follow a symbolic link, which somebody else may have put there.
+pub(crate) fn append(path: &CStr, bytes: &[u8]) {
+    let _errno = Errno::keep();
+    let flags = libc::O_WRONLY
+        | libc::O_APPEND
+        | libc::O_CREAT
+        | libc::O_CLOEXEC
+        | libc::O_NOCTTY
+        | libc::O_NOFOLLOW
+        | libc::O_NONBLOCK;
+    if let Some(file) = File::open_with(path, flags) {
+        // SAFETY: the buffer is valid for its length. A failure loses the bytes.
+        unsafe { libc::syscall(libc::SYS_write, file.0, bytes.as_ptr(), bytes.len()) };
     }
 }
 

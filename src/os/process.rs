@@ -43,6 +43,14 @@ pub(crate) fn milliseconds() -> u64 {
     time.tv_sec.cast_unsigned() * 1000 + time.tv_nsec.cast_unsigned() / 1_000_000
 }
 
+/// Seconds since 1970, for reports.
+pub(crate) fn seconds_since_1970() -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place to write to. A failure leaves zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut time) };
+    time.tv_sec
+}
+
 /// Gives the rest of the time slice away.
 pub(crate) fn yield_now() {
     // SAFETY: no arguments.

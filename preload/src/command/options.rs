@@ -43,6 +43,7 @@ fn values(row: &Specification) -> String {
         // More digits than anyone reads.
         Kind::Number { min, max: i64::MAX, .. } => format!("{min}..2^63-1"),
         Kind::Number { min, max, .. } => format!("{min}..{max}"),
+        Kind::Path { .. } => "absolute file name".to_owned(),
         Kind::Profile => Profile::ALL.map(|(name, _)| name).join(", "),
     }
 }
@@ -51,6 +52,7 @@ fn value(row: &Specification, options: &Options) -> Option<String> {
     match row.kind {
         Kind::Switch { get, .. } => Some(u8::from(get(options)).to_string()),
         Kind::Number { get, .. } => Some(get(options).to_string()),
+        Kind::Path { get, .. } => Some(get(options).to_string()),
         Kind::Profile => None,
     }
 }

@@ -1,0 +1,67 @@
+//! The name of a file among the options, kept in place so that options can be copied and read without allocating.
+
+use core::fmt;
+
+/// The longest name, in bytes.
+const MOST: usize = 159;
+
+/// An absolute file name of at most 159 bytes, or none. `%p` in it stands for the number of the process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct FilePath {
+    bytes: [u8; MOST],
+    length: u8,
+}
+
+impl FilePath {
+    /// No file.
+    pub const NONE: Self = Self { bytes: [0; MOST], length: 0 };
+
+    /// The file of this name; `None` unless it begins with `/`, has at most 159 bytes and no zero among them.
+    #[must_use]
+    pub fn new(name: &[u8]) -> Option<Self> {
+        let mut path = Self::NONE;
+        path.bytes.get_mut(..name.len())?.copy_from_slice(name);
+        path.length = name.len() as u8;
+        (name.starts_with(b"/") && !name.contains(&0)).then_some(path)
+    }
+
+    /// The name; empty when there is none.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.length == 0
+    }
+}
+
+impl fmt::Debug for FilePath {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+impl fmt::Display for FilePath {
+    /// The name, with escapes for what is not plain text.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.as_bytes().escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FilePath, MOST};
+
+    #[test]
+    fn a_name_is_absolute_and_fits() {
+        assert_eq!(FilePath::new(b"/var/log/x").expect("fine").as_bytes(), b"/var/log/x");
+        let longest = [b'/'; MOST];
+        assert_eq!(FilePath::new(&longest).expect("fine").as_bytes(), longest);
+        for wrong in [&b""[..], b"relative", b"/a\0b", &[b'/'; MOST + 1]] {
+            assert_eq!(FilePath::new(wrong), None);
+        }
+    }
+}
