@@ -278,7 +278,7 @@ pub static TABLE: &[Specification] = &[
     ),
     Specification {
         name: "report_path",
-        help: "file that reports are appended to as JSON lines, besides standard error; %p is the process number; no ':' in it",
+        help: "file that reports are appended to as JSON lines, besides standard error; %p is the process number; no colon in it",
         kind: Kind::Path { get: |options| options.report_path, set: |options, value| options.report_path = value },
     },
 ];
