@@ -52,8 +52,8 @@ fn value(row: &Specification, options: &Options) -> Option<String> {
     match row.kind {
         Kind::Switch { get, .. } => Some(u8::from(get(options)).to_string()),
         Kind::Number { get, .. } => Some(get(options).to_string()),
-        Kind::Path { get, .. } => Some(get(options).to_string()),
-        Kind::Profile => None,
+        // No profile names a file.
+        Kind::Path { .. } | Kind::Profile => None,
     }
 }
 
