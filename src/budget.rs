@@ -3,6 +3,11 @@
 use crate::os::mapping::OutOfMemory;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+/// Bytes that may lie idle in any heap, and the most in the largest. A program that frees one document and reads the next
+/// pays a page fault for every 4 KiB otherwise.
+const LEAST_IDLE: usize = 4 << 20;
+const MOST_IDLE: usize = 64 << 20;
+
 /// Counts the bytes that a heap has in use and refuses what exceeds its limit.
 ///
 /// Stops a memory bomb in untrusted input: NULL and ENOMEM instead of the OOM killer.
@@ -11,12 +16,14 @@ pub(crate) struct Budget {
     used: AtomicUsize,
     /// The most that was in use.
     peak: AtomicUsize,
+    /// Those of the bytes in use that nobody has: slabs in which every slot is free.
+    idle: AtomicUsize,
 }
 
 impl Budget {
     /// A budget of `limit` bytes; `usize::MAX` is no limit.
     pub(crate) const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
+        Self { limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0), idle: AtomicUsize::new(0) }
     }
 
     /// Takes `bytes`.
@@ -28,6 +35,23 @@ impl Budget {
         }
         self.peak.fetch_max(before + bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Counts `bytes` as idle.
+    pub(crate) fn lay_idle(&self, bytes: usize) {
+        self.idle.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts them no more.
+    pub(crate) fn end_idle(&self, bytes: usize) {
+        self.idle.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether more is idle than a heap should keep for the moment when it is wanted again: a quarter of the most that it
+    /// ever had in use, within bounds; nothing where there is a limit, because one class's idle slabs are of no use to others.
+    pub(crate) fn has_surplus(&self) -> bool {
+        let most = if self.limit == usize::MAX { (self.peak() / 4).clamp(LEAST_IDLE, MOST_IDLE) } else { 0 };
+        self.idle.load(Ordering::Relaxed) > most
     }
 
     /// Whether `bytes` more would be within the limit.

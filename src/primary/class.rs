@@ -222,6 +222,7 @@ impl Class {
         }
         if let Some(slab) = self.empty.newest() {
             self.empty.remove(&mut slabs, slab);
+            ground.budget.end_idle(self.slab_bytes());
             return Ok(slab);
         }
         if self.released.oldest().is_none() {
@@ -417,6 +418,7 @@ impl Class {
                 Place::Partial if slab.free == all => {
                     self.partial.remove(&mut slabs, id);
                     self.empty.push(&mut slabs, id, Place::Empty);
+                    ground.budget.lay_idle(self.slab_bytes());
                     emptied = true;
                 }
                 _ => {}
@@ -435,6 +437,7 @@ impl Class {
             if Descriptors(ground.arena).slab(slab).free == self.slots() as u16 {
                 self.close(ground, which);
                 self.empty.push(&mut Descriptors(ground.arena), slab, Place::Empty);
+                ground.budget.lay_idle(self.slab_bytes());
             } else {
                 which += 1;
             }

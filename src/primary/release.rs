@@ -61,14 +61,16 @@ impl Class {
         (region.slot_start(SlotIndex(first), stride), region.slot_start(SlotIndex(first + self.slots()), stride))
     }
 
-    /// Gives empty slabs back, oldest first, that are more than a tenth of the slabs in use.
+    /// Gives empty slabs back at once, oldest first, that are more than a tenth of the slabs in use while the heap has more idle
+    /// memory than it should.
     pub(super) fn release_surplus(&mut self, ground: Ground<'_>) {
         if ground.options.release_interval_ms < 0 {
             return;
         }
         while let Some(oldest) = self.empty.oldest() {
             let occupied = self.slabs_in_use - self.empty.length();
-            if ground.options.release_interval_ms != 0 && self.empty.length() <= 1 + occupied / 10 {
+            let kept = self.empty.length() <= 1 + occupied / 10 || !ground.budget.has_surplus();
+            if ground.options.release_interval_ms != 0 && kept {
                 break;
             }
             self.release(ground, oldest);
@@ -184,6 +186,7 @@ impl Class {
         let mut slabs = Descriptors(ground.arena);
         let region = ground.arena.region(id.region());
         self.empty.remove(&mut slabs, id);
+        ground.budget.end_idle(self.slab_bytes());
         let (start, end) = self.pages_alone(ground, id);
         let (before, behind) = (self.neighbour(ground, id, -1), self.neighbour(ground, id, 1));
         if start < end {

@@ -1,15 +1,15 @@
 //! How often a freed chunk of 256 KiB to 2 MiB is made inaccessible in a hot loop.
 //!
-//! A token bucket: each free that makes the chunk inaccessible costs the program up to a quarter of a
-//! millisecond in page faults later, so one in eight milliseconds spends at most some three per cent of
-//! its time on that. Ordinary programs free such chunks seldom and have it on every one.
+//! A token bucket: each free that makes the chunk inaccessible moves its pages, which costs the program some 20 to 30
+//! microseconds, so one in a millisecond spends at most some three per cent of its time on that. Ordinary programs
+//! free such chunks seldom and have it on every one.
 
 use crate::os::process;
 
 /// Tokens at the start, and the most that are saved up.
 const BURST: u32 = 64;
 /// Milliseconds per token.
-const PERIOD: u64 = 8;
+const PERIOD: u64 = 1;
 
 /// The bucket. Zeroes are a valid one that fills to the brim at its first use.
 pub(crate) struct Ration {
