@@ -132,9 +132,7 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
 /// `free`.
 #[inline(always)]
 pub fn free(chunk: *mut c_void) {
-    if !chunk.is_null() {
-        process::free(chunk.expose_provenance(), FREE);
-    }
+    process::free(chunk.expose_provenance(), FREE);
 }
 
 /// `realloc`. With size zero it frees and returns NULL, as glibc does.
@@ -233,9 +231,7 @@ pub fn usable_size(chunk: *mut c_void) -> usize {
 /// C23's `free_sized`.
 #[inline(always)]
 pub fn free_sized(chunk: *mut c_void, size: usize) {
-    if !chunk.is_null() {
-        process::free(chunk.expose_provenance(), FREE_SIZED.sized(size));
-    }
+    process::free(chunk.expose_provenance(), FREE_SIZED.sized(size));
 }
 
 /// C23's `free_aligned_sized`.
@@ -265,17 +261,13 @@ pub fn new_aligned(kind: New, size: usize, align: usize) -> *mut c_void {
 /// `operator delete`.
 #[inline(always)]
 pub fn delete(kind: New, chunk: *mut c_void) {
-    if !chunk.is_null() {
-        process::free(chunk.expose_provenance(), delete_demand(kind));
-    }
+    process::free(chunk.expose_provenance(), delete_demand(kind));
 }
 
 /// Sized `operator delete`.
 #[inline(always)]
 pub fn delete_sized(kind: New, chunk: *mut c_void, size: usize) {
-    if !chunk.is_null() {
-        process::free(chunk.expose_provenance(), delete_demand(kind).sized(size));
-    }
+    process::free(chunk.expose_provenance(), delete_demand(kind).sized(size));
 }
 
 /// Aligned `operator delete`, sized where `size` is known.

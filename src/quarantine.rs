@@ -2,8 +2,8 @@
 //!
 //! Attack: use after free. A freed slot must not come back at once (the next allocation of its size
 //! would overlay it), nor after a number of frees that an attacker can count. A ring gives the minimum delay and
-//! keeps the order in which memory comes back, which the program's later walk needs; its length
-//! changes at every turn, which makes the delay unpredictable. Cost: one exchange of array elements.
+//! keeps the order in which memory comes back, which the program's later walk needs; where a turn of it begins
+//! is random, and some of the oldest change places, which makes the delay unpredictable. Cost: one exchange of array elements.
 //!
 //! The ring is only the delay: that a chunk was freed is known from its state byte, so no flood of
 //! frees makes a double free pass.
@@ -14,25 +14,25 @@ use crate::random::Random;
 /// Places in a ring.
 pub(crate) const PLACES: usize = 32;
 
-/// The most slots that leave at one turn: those that the ring shrinks by, and one for the new slot.
-pub(crate) const MOST_AT_ONCE: usize = PLACES / 4 + 1;
-
 /// Slots of one class that were freed by one thread: a ring, oldest first, or, where order is worth nothing, a
-/// random-replacement array.
+/// random-replacement array. They lie in an array of their own ([`RingSlots`]), so that a ring that is not used costs no
+/// memory.
+///
+/// Invariant, from [`Self::new`] on: `end` is `length` places, at most [`PLACES`], behind the first of the array, all places
+/// in front of it hold slots, and `hand` points to one of them or to `end`.
 pub(crate) struct Ring {
     /// Next place to exchange; the oldest chunk is there when the ring is full.
-    hand: u16,
+    hand: *mut OwnedSlot,
+    end: *mut OwnedSlot,
     /// Places in use.
-    length: u16,
-    /// Places that may be used at this turn.
-    limit: u16,
+    length: u8,
     /// Places that may be used at most, for the class.
     most: u8,
     /// Whether the slot that leaves is chosen at random: for slots so long that no prefetcher minds.
     scattered: bool,
 }
 
-/// Places of a ring; they lie apart, so that a ring that is not used costs no memory.
+/// Places of a ring.
 pub(crate) type RingSlots = [OwnedSlot; PLACES];
 
 /// What became of a chunk that was put into a ring.
@@ -44,9 +44,51 @@ pub(crate) enum Pushed {
     AtTurn,
 }
 
+/// What became of it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turned {
+    /// The ring is longer by one place.
+    Grown,
+    /// This one leaves the quarantine.
+    Left(OwnedSlot),
+}
+
 impl Ring {
-    pub(crate) const fn new(most: u8, scattered: bool) -> Self {
-        Self { hand: 0, length: 0, limit: 0, most, scattered }
+    /// Nothing held back, and up to `most` slots later, in `places`.
+    ///
+    /// # Safety
+    /// `places` outlives the value and is used by nobody else.
+    pub(crate) unsafe fn new(places: *mut RingSlots, most: u8, scattered: bool) -> Self {
+        let first = places.cast();
+        Self { hand: first, end: first, length: 0, most: most.min(PLACES as u8), scattered }
+    }
+
+    fn first(&self) -> *mut OwnedSlot {
+        self.end.wrapping_sub(usize::from(self.length))
+    }
+
+    /// The slots that are held back.
+    fn slots(&mut self) -> &mut [OwnedSlot] {
+        // SAFETY: the invariant; nobody else uses the places.
+        unsafe { core::slice::from_raw_parts_mut(self.first(), usize::from(self.length)) }
+    }
+
+    /// Makes the ring so long, with the hand at its end; places that are new must be filled.
+    fn set_length(&mut self, length: u8) {
+        self.end = self.first().wrapping_add(usize::from(length));
+        self.length = length;
+        self.hand = self.end;
+    }
+
+    /// Adds a slot behind the others; the hand is then at the end. `false` when all places are in use.
+    fn append(&mut self, slot: OwnedSlot) -> bool {
+        if usize::from(self.length) >= PLACES {
+            return false;
+        }
+        self.set_length(self.length + 1);
+        // SAFETY: the last place in use: below the end of the array.
+        unsafe { self.end.sub(1).write(slot) };
+        true
     }
 
     /// How many chunks are in a ring that its thread may be using at this moment: stale at worst.
@@ -60,111 +102,71 @@ impl Ring {
 
     /// Exchanges a freed chunk for the oldest one, unless the ring is at its turn or not full.
     #[inline(always)]
-    pub(crate) fn exchange(&mut self, slots: &mut RingSlots, slot: OwnedSlot) -> Pushed {
-        if self.hand >= self.length {
+    pub(crate) fn exchange(&mut self, slot: OwnedSlot) -> Pushed {
+        if self.hand == self.end {
             return Pushed::AtTurn;
         }
-        // The mask changes nothing: `hand` is below `length`. It spares a bounds check.
-        let place = &mut slots[usize::from(self.hand) & (PLACES - 1)];
-        self.hand += 1;
-        Pushed::Exchanged(core::mem::replace(place, slot))
+        // SAFETY: the invariant: a place in front of the end.
+        unsafe {
+            let old = self.hand.replace(slot);
+            self.hand = self.hand.add(1);
+            Pushed::Exchanged(old)
+        }
     }
 
-    /// Puts a chunk in when [`Self::exchange`] could not. The ring grows by one place if it may and
-    /// `room` allows it; otherwise a new turn begins, of another length: chunks that have no place in it leave
-    /// through `leave`, and so does one for the new chunk.
-    ///
-    /// Returns by how many places the ring has grown or, negative, shrunk.
+    /// Puts a slot in when [`Self::exchange`] could not. The ring grows by one place if it may and `room` allows it; otherwise
+    /// a new turn begins, and the slot takes the place of another one or, where there is none, leaves at once.
     #[cold]
-    pub(crate) fn turn(
-        &mut self,
-        slots: &mut RingSlots,
-        slot: OwnedSlot,
-        room: bool,
-        random: &mut Random,
-        mut leave: impl FnMut(OwnedSlot),
-    ) -> i32 {
-        if self.length < self.limit
-            && room
-            && let Some(place) = slots.get_mut(usize::from(self.length))
-        {
-            *place = slot;
-            self.length += 1;
-            // Stay at the end until the ring is as long as it may be.
-            self.hand = self.length;
-            return 1;
+    pub(crate) fn turn(&mut self, slot: OwnedSlot, room: bool, random: &mut Random) -> Turned {
+        if self.length < self.most && room && self.append(slot) {
+            // The hand stays at the end until the ring is as long as it may be.
+            return Turned::Grown;
         }
-        if self.scattered && self.length > 0 {
-            return self.replace_at_random(slots, slot, random, leave);
+        if self.scattered {
+            return Turned::Left(self.replace_at_random(slot, random));
         }
-        // Three quarters to all of the places: the delay changes by a quarter from turn to turn.
-        let spread = u32::from(self.most) / 4 + 1;
-        self.limit = u16::from(self.most) - random.below(spread) as u16;
-        let before = self.length;
-        // The oldest leave; they stand at the front when the hand is at the end.
-        let surplus = usize::from(before.saturating_sub(self.limit));
-        for &oldest in slots.iter().take(surplus) {
-            leave(oldest);
+        // One draw has bits for all: three for each place of two pairs, and sixteen for where the turn begins.
+        let draw = random.u32();
+        self.shuffle_oldest(draw as usize);
+        // Up to a quarter of the ring is passed over and waits for another turn.
+        let passed_over = ((draw >> 16) * (u32::from(self.length / 4) + 1)) >> 16;
+        self.hand = self.first().wrapping_add(passed_over as usize);
+        match self.exchange(slot) {
+            Pushed::Exchanged(old) => Turned::Left(old),
+            Pushed::AtTurn => Turned::Left(slot),
         }
-        slots.copy_within(surplus..usize::from(before), 0);
-        self.length -= surplus as u16;
-        self.shuffle_oldest(slots, random);
-        self.hand = 0;
-        let mut grown = i32::from(self.length) - i32::from(before);
-        match self.exchange(slots, slot) {
-            Pushed::Exchanged(old) => leave(old),
-            Pushed::AtTurn if self.limit > 0 && room => {
-                // Empty until now.
-                slots[0] = slot;
-                self.length = 1;
-                self.hand = 1;
-                grown += 1;
-            }
-            Pushed::AtTurn => leave(slot),
-        }
-        grown
     }
 
     /// Lets some of the oldest slots change places, so that the order of their return is not that of their coming. Only
-    /// the oldest, which have waited long enough; only a few, because the program's later walk needs most of the order.
-    fn shuffle_oldest(&self, slots: &mut RingSlots, random: &mut Random) {
-        const OLDEST: u16 = PLACES as u16 / 4;
-        if self.length < OLDEST {
-            return;
-        }
-        // One draw has bits for both pairs: three for each place.
-        let draw = random.u32() as usize;
-        for pair in [draw, draw >> 6] {
-            slots.swap(pair & 7, (pair >> 3) & 7);
+    /// the oldest quarter, which has waited long enough; only a few, because the program's later walk needs most of the order.
+    fn shuffle_oldest(&mut self, draw: usize) {
+        let quarter = usize::from(self.length / 4);
+        if let Some(oldest) = self.slots().get_mut(..quarter)
+            && quarter > 1
+        {
+            let place = |bits: usize| (bits & 7) * quarter / 8;
+            for pair in [draw, draw >> 6] {
+                oldest.swap(place(pair), place(pair >> 3));
+            }
         }
     }
 
     /// Exchanges a slot for any one in the array. The hand stays at the end, so that every slot comes here.
-    fn replace_at_random(
-        &mut self,
-        slots: &mut RingSlots,
-        slot: OwnedSlot,
-        random: &mut Random,
-        mut leave: impl FnMut(OwnedSlot),
-    ) -> i32 {
-        self.limit = u16::from(self.most);
-        self.hand = self.length;
+    fn replace_at_random(&mut self, slot: OwnedSlot, random: &mut Random) -> OwnedSlot {
         let which = random.below(u32::from(self.length)) as usize;
-        if let Some(place) = slots.get_mut(which) {
-            leave(core::mem::replace(place, slot));
+        match self.slots().get_mut(which) {
+            Some(place) => core::mem::replace(place, slot),
+            None => slot,
         }
-        0
     }
 
     /// Empties the ring through `leave`; returns how many chunks left.
-    pub(crate) fn drain(&mut self, slots: &RingSlots, mut leave: impl FnMut(OwnedSlot)) -> i32 {
-        let length = self.length;
-        for &slot in slots.iter().take(usize::from(length)) {
+    pub(crate) fn drain(&mut self, mut leave: impl FnMut(OwnedSlot)) -> i32 {
+        for &slot in self.slots().iter() {
             leave(slot);
         }
-        self.length = 0;
-        self.hand = 0;
-        self.limit = 0;
+        let length = self.length;
+        self.set_length(0);
         i32::from(length)
     }
 
@@ -174,14 +176,14 @@ impl Ring {
     }
 
     /// Chunks held back.
-    pub(crate) const fn length(&self) -> u16 {
-        self.length
+    pub(crate) const fn length(&self) -> usize {
+        self.length as usize
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PLACES, Pushed, Ring, RingSlots};
+    use super::{PLACES, Pushed, Ring, Turned};
     use crate::primary::region::OwnedSlot;
     use crate::random::Random;
     use proptest::prelude::*;
@@ -191,37 +193,42 @@ mod tests {
         OwnedSlot::numbered(chunk)
     }
 
-    fn push((ring, slots): &mut (Ring, RingSlots), chunk: usize, room: bool, random: &mut Random) -> (Vec<usize>, i32) {
-        let mut left = Vec::new();
-        let grown = match ring.exchange(slots, slot(chunk)) {
-            Pushed::Exchanged(old) => {
-                left.push(old.chunk);
-                0
-            }
-            Pushed::AtTurn => ring.turn(slots, slot(chunk), room, random, |old| left.push(old.chunk)),
-        };
-        (left, grown)
+    /// A ring whose places are never freed.
+    fn ring(most: u8, scattered: bool) -> Ring {
+        // SAFETY: leaked, and used by nobody else.
+        unsafe { Ring::new(Box::leak(Box::new([OwnedSlot::NONE; PLACES])), most, scattered) }
+    }
+
+    /// The slot that left, if one did, and by how much the ring grew.
+    fn push(ring: &mut Ring, chunk: usize, room: bool, random: &mut Random) -> (Option<usize>, usize) {
+        match ring.exchange(slot(chunk)) {
+            Pushed::Exchanged(old) => (Some(old.chunk), 0),
+            Pushed::AtTurn => match ring.turn(slot(chunk), room, random) {
+                Turned::Grown => (None, 1),
+                Turned::Left(old) => (Some(old.chunk), 0),
+            },
+        }
     }
 
     proptest! {
         #[test]
         fn no_chunk_is_lost_or_doubled_and_growth_is_counted(most in 0_u8..=32, scattered: bool, seed: u64, rooms: Vec<bool>) {
             let mut random = Random::from_number(seed);
-            let mut ring = (Ring::new(most, scattered), [OwnedSlot::NONE; PLACES]);
+            let mut ring = ring(most, scattered);
             let (mut inside, mut length) = (std::collections::BTreeSet::new(), 0);
             for (number, room) in rooms.into_iter().enumerate() {
                 inside.insert(number + 1);
                 let (left, grown) = push(&mut ring, number + 1, room, &mut random);
-                for chunk in left {
+                if let Some(chunk) = left {
                     prop_assert!(inside.remove(&chunk));
                 }
                 length += grown;
-                prop_assert_eq!(i32::from(ring.0.length()), length);
-                prop_assert_eq!(inside.len(), usize::from(ring.0.length()));
-                prop_assert!(ring.0.length() <= u16::from(most));
+                prop_assert_eq!(ring.length(), length);
+                prop_assert_eq!(inside.len(), ring.length());
+                prop_assert!(ring.length() <= usize::from(most));
             }
             let mut rest = Vec::new();
-            ring.0.drain(&ring.1, |slot| rest.push(slot.chunk));
+            ring.drain(|slot| rest.push(slot.chunk));
             rest.sort_unstable();
             prop_assert_eq!(rest, inside.into_iter().collect::<Vec<_>>());
         }
@@ -229,9 +236,9 @@ mod tests {
         #[test]
         fn a_chunk_stays_for_at_least_half_the_places_once_the_ring_is_full(seed: u64) {
             let mut random = Random::from_number(seed);
-            let mut ring = (Ring::new(32, false), [OwnedSlot::NONE; PLACES]);
+            let mut ring = ring(32, false);
             for number in 1..5000 {
-                for old in push(&mut ring, number, true, &mut random).0 {
+                if let Some(old) = push(&mut ring, number, true, &mut random).0 {
                     prop_assert!(number - old >= 16 || number < 64, "{old} left at {number}");
                 }
             }
@@ -241,10 +248,10 @@ mod tests {
     #[test]
     fn a_scattered_ring_has_delays_of_all_lengths() {
         let mut random = Random::from_number(2);
-        let mut ring = (Ring::new(8, true), [OwnedSlot::NONE; PLACES]);
+        let mut ring = ring(8, true);
         let mut delays = std::collections::BTreeSet::new();
         for number in 1..5000 {
-            for old in push(&mut ring, number, true, &mut random).0 {
+            if let Some(old) = push(&mut ring, number, true, &mut random).0 {
                 delays.insert(number - old);
             }
         }
@@ -254,10 +261,10 @@ mod tests {
     #[test]
     fn the_delay_varies() {
         let mut random = Random::from_number(1);
-        let mut ring = (Ring::new(32, false), [OwnedSlot::NONE; PLACES]);
+        let mut ring = ring(32, false);
         let mut delays = std::collections::BTreeSet::new();
         for number in 1..5000 {
-            for old in push(&mut ring, number, true, &mut random).0 {
+            if let Some(old) = push(&mut ring, number, true, &mut random).0 {
                 delays.insert(number - old);
             }
         }

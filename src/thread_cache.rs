@@ -5,6 +5,7 @@
 //! the shared slabs in batches, in both directions, so that memory freed by a consumer finds its way back to the
 //! producer.
 
+use crate::chunk::extent::Extent;
 use crate::options::Options;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::primary::region::OwnedSlot;
@@ -14,30 +15,68 @@ use crate::random::Random;
 use crate::sampling::Sampler;
 use crate::size_class::{CLASSES, ClassId, FINE_MAX, HEADER};
 use crate::trace::Window;
+use core::cell::UnsafeCell;
 
 /// Places for ready slots of one class.
 pub(crate) const READY: usize = 128;
 
-/// The ready slots of one class, taken from the end. The slots themselves lie in [`ThreadCache::ready_slots`], so that a
-/// class that is not used costs no memory.
+/// The ready slots of one class, taken from the end, which lie in an array of their own ([`ReadySlots`]), so that a class
+/// that is not used costs no memory.
+///
+/// Invariant, from [`Self::new`] on: `last` points into the array, between its first place, which holds
+/// [`OwnedSlot::NONE`] for ever, and `end`, which is the last place that may be used. So there is always a slot to look at,
+/// and where none is ready it is one that no cache owns: one comparison tells both.
 pub(crate) struct Ready {
-    length: u16,
-    /// Slots that may lie ready, for the class.
+    last: *mut OwnedSlot,
+    end: *mut OwnedSlot,
+    /// Slots that may lie ready, for the class: `end` is so many places behind the first.
     pub(crate) most: u16,
     /// Slots that the next batch should have: few at first, because every slot of a batch gets a header and so
     /// memory.
-    pub(crate) batch: u16,
+    batch: u16,
 }
 
 /// Slots of the first batch of a class.
 const FIRST_BATCH: u16 = 8;
 
-/// Places for the ready slots of one class.
-pub(crate) type ReadySlots = [OwnedSlot; READY];
+/// Places for the ready slots of one class, behind one that stays [`OwnedSlot::NONE`].
+pub(crate) type ReadySlots = [OwnedSlot; READY + 1];
 
 impl Ready {
-    const fn new(most: u16) -> Self {
-        Self { length: 0, most, batch: FIRST_BATCH }
+    /// None ready, and up to `most` later, in `places`.
+    ///
+    /// # Safety
+    /// `places` outlives the value and is used by nobody else.
+    unsafe fn new(places: *mut ReadySlots, most: u16) -> Self {
+        let most = most.min(READY as u16);
+        let none = places.cast::<OwnedSlot>();
+        // SAFETY: the first place; `most` is at most the number of the others.
+        unsafe {
+            none.write(OwnedSlot::NONE);
+            Self { last: none, end: none.add(usize::from(most)), most, batch: FIRST_BATCH }
+        }
+    }
+
+    /// The place of no slot.
+    fn none(&self) -> *mut OwnedSlot {
+        self.end.wrapping_sub(usize::from(self.most))
+    }
+
+    /// Slots that lie ready.
+    pub(crate) fn length(&self) -> usize {
+        (self.last.addr() - self.none().addr()) / size_of::<OwnedSlot>()
+    }
+
+    /// [`Self::length`] of a value that another thread may be using.
+    ///
+    /// # Safety
+    /// `ready` was made by [`Self::new`].
+    unsafe fn peek_length(ready: *const Self) -> usize {
+        // SAFETY: the caller's promise; only `last` changes, and it always lies behind the first place.
+        unsafe {
+            let none = (*ready).end.wrapping_sub(usize::from((*ready).most));
+            ((&raw const (*ready).last).read_volatile().addr() - none.addr()) / size_of::<OwnedSlot>()
+        }
     }
 
     /// How many slots to ask for: twice as many each time, up to half of the places.
@@ -48,101 +87,108 @@ impl Ready {
         usize::from(batch)
     }
 
-    /// The slot that was put in last.
+    /// The slot that was put in last, or [`OwnedSlot::NONE`].
     #[inline(always)]
-    pub(crate) fn last(&self, slots: &ReadySlots) -> Option<OwnedSlot> {
-        let last = self.length.checked_sub(1)?;
-        // `length` is at most READY; the mask spares a bounds check.
-        Some(slots[usize::from(last) & (READY - 1)])
+    pub(crate) fn last(&self) -> OwnedSlot {
+        // SAFETY: the invariant.
+        unsafe { self.last.read() }
     }
 
-    /// Takes that slot out.
+    /// Takes that slot out, and has the CPU fetch the one that will be taken next: most of what `malloc` waits for is its header.
+    ///
+    /// # Safety
+    /// [`Self::last`] was not `NONE`.
     #[inline(always)]
-    pub(crate) fn drop_last(&mut self) {
-        self.length = self.length.wrapping_sub(1);
-    }
-
-    /// Has the CPU fetch the slot that will be taken next: most of what `malloc` waits for is its header.
-    #[inline(always)]
-    pub(crate) fn prefetch_next(&self, slots: &ReadySlots) {
-        // Where none is left, whatever stands in the last place: a prefetch never faults.
-        let next = slots[usize::from(self.length.wrapping_sub(1)) & (READY - 1)];
+    pub(crate) unsafe fn drop_last(&mut self) {
+        // SAFETY: the caller's promise: not at the first place.
+        self.last = unsafe { self.last.sub(1) };
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint to the CPU, at any address.
+        // SAFETY: the invariant; and a hint to the CPU may be given for any address, even that of no slot.
         unsafe {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(core::ptr::without_provenance::<i8>(next.chunk.wrapping_sub(8)));
+            _mm_prefetch::<_MM_HINT_T0>(core::ptr::without_provenance::<i8>((*self.last).chunk.wrapping_sub(8)));
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = next;
     }
 
     /// Takes out the slot that was put in last.
-    pub(crate) fn pop(&mut self, slots: &ReadySlots) -> Option<OwnedSlot> {
-        let last = self.last(slots)?;
-        self.drop_last();
+    pub(crate) fn pop(&mut self) -> Option<OwnedSlot> {
+        let last = self.last();
+        if last == OwnedSlot::NONE {
+            return None;
+        }
+        // SAFETY: just seen.
+        unsafe { self.drop_last() };
         Some(last)
     }
 
     /// Puts a slot in; `false` when there is no room.
     #[inline(always)]
-    pub(crate) fn push(&mut self, slots: &mut ReadySlots, slot: OwnedSlot) -> bool {
-        if self.length >= self.most {
+    pub(crate) fn push(&mut self, slot: OwnedSlot) -> bool {
+        if self.last == self.end {
             return false;
         }
-        slots[usize::from(self.length) & (READY - 1)] = slot;
-        self.length += 1;
+        // SAFETY: the invariant, and `last` is not `end`.
+        unsafe {
+            self.last = self.last.add(1);
+            self.last.write(slot);
+        }
         true
     }
 
     /// Takes the slots out that were put in first, as many as fit into `out`, but at most half of them unless
     /// `all`; returns how many.
-    pub(crate) fn take_oldest(&mut self, slots: &mut ReadySlots, out: &mut [OwnedSlot], all: bool) -> usize {
-        let length = usize::from(self.length);
+    pub(crate) fn take_oldest(&mut self, out: &mut [OwnedSlot], all: bool) -> usize {
+        let length = self.length();
         let wanted = if all { length } else { length.div_ceil(2) };
         let count = wanted.min(out.len());
+        // SAFETY: the `length` places behind the first hold slots; nobody else uses them.
+        let slots = unsafe { core::slice::from_raw_parts_mut(self.none().add(1), length) };
         for (place, slot) in out.iter_mut().zip(slots.iter()).take(count) {
             *place = *slot;
         }
-        slots.copy_within(count..length, 0);
-        self.length -= count as u16;
+        slots.copy_within(count.., 0);
+        self.last = self.last.wrapping_sub(count);
         count
     }
 }
 
-/// What a cache knows of one class; half a cache line.
-#[repr(C, align(32))]
+/// What a cache knows of one class; a cache line.
+#[repr(C, align(64))]
 pub(crate) struct Bin {
-    /// Bytes that a chunk of the class can hold.
-    pub(crate) capacity: u32,
     pub(crate) ready: Ready,
     pub(crate) ring: Ring,
+    /// Bytes that a chunk of the class can hold, and what follows from that.
+    pub(crate) extent: Extent,
     /// Which of the open slabs of the class slots were taken from the last time.
     pub(crate) open_slab: u8,
 }
 
 impl Bin {
-    fn new(class: ClassId, quarantine_bytes: usize, ready_bytes: usize) -> Self {
+    /// # Safety
+    /// The places outlive the value and are used by nobody else.
+    unsafe fn new(
+        class: ClassId,
+        quarantine_bytes: usize,
+        ready_bytes: usize,
+        ready_slots: *mut ReadySlots,
+        ring_slots: *mut RingSlots,
+    ) -> Self {
         let stride = class.stride();
         let ready = (ready_bytes / stride).clamp(2, READY) as u16;
         // A class may have a 64th of the thread's quarantine, and eight places even if that is less: what waits there is pushed
         // out of the caches by what lives.
         let places = (quarantine_bytes / 64 / stride).clamp(8, quarantine::PLACES) as u8;
         let places = if quarantine_bytes == 0 { 0 } else { places };
-        Self {
-            capacity: class.capacity() as u32,
-            ready: Ready::new(ready),
-            ring: Ring::new(places, stride > FINE_MAX + HEADER),
-            open_slab: u8::MAX,
+        // SAFETY: the caller's promise.
+        unsafe {
+            Self {
+                ready: Ready::new(ready_slots, ready),
+                ring: Ring::new(ring_slots, places, stride > FINE_MAX + HEADER),
+                extent: Extent::new(class.capacity()),
+                open_slab: u8::MAX,
+            }
         }
     }
-}
-
-/// One class's part of a cache.
-pub(crate) struct Stock<'a> {
-    pub(crate) bin: &'a mut Bin,
-    pub(crate) ready_slots: &'a mut ReadySlots,
-    pub(crate) ring_slots: &'a mut RingSlots,
 }
 
 /// Bytes of ready slots of one class in one cache.
@@ -180,8 +226,9 @@ pub(crate) struct ThreadCache {
     /// How often the destructor of its thread has been put off.
     pub(crate) rounds: u8,
     pub(crate) bins: [Bin; CLASSES],
-    ready_slots: [ReadySlots; CLASSES],
-    ring_slots: [RingSlots; CLASSES],
+    /// The bins point into these, so a cache stays where it was made.
+    ready_slots: UnsafeCell<[ReadySlots; CLASSES]>,
+    ring_slots: UnsafeCell<[RingSlots; CLASSES]>,
 }
 
 /// The thread's number was not needed yet: the kernel is asked as late as that, because sandboxes may forbid it.
@@ -215,7 +262,7 @@ impl ThreadCache {
         let cache = core::ptr::with_exposed_provenance_mut::<Self>(address);
         let quarantine_bytes = (options.quarantine_kb as usize) << 10;
         // SAFETY: fresh zeroed memory, large enough and page-aligned. Every field is written before a reference exists, except
-        // for the places of slots, for which zeroes are valid.
+        // for the places of slots, which are only ever reached through the bins.
         unsafe {
             (&raw mut (*cache).core).write(core);
             (&raw mut (*cache).mark).write(mark);
@@ -233,8 +280,11 @@ impl ThreadCache {
             (&raw mut (*cache).next).write(0);
             (&raw mut (*cache).in_use).write(true);
             for class in ClassId::all() {
-                let bin = (&raw mut (*cache).bins).cast::<Bin>().add(class.index());
-                bin.write(Bin::new(class, quarantine_bytes, READY_BYTES));
+                let number = class.index();
+                let ready_slots = (&raw mut (*cache).ready_slots).cast::<ReadySlots>().add(number);
+                let ring_slots = (&raw mut (*cache).ring_slots).cast::<RingSlots>().add(number);
+                let bin = Bin::new(class, quarantine_bytes, READY_BYTES, ready_slots, ring_slots);
+                (&raw mut (*cache).bins).cast::<Bin>().add(number).write(bin);
             }
             (*cache).resume_fast_paths();
         }
@@ -265,33 +315,32 @@ impl ThreadCache {
     /// `cache` is the address of a cache that stays mapped.
     pub(crate) unsafe fn peek(cache: usize, class: ClassId) -> (usize, usize) {
         let cache = core::ptr::with_exposed_provenance::<Self>(cache);
-        // SAFETY: the caller's promise. No reference is made, and an aligned word of two bytes is read whole.
+        // SAFETY: the caller's promise. No reference is made, and an aligned word is read whole.
         unsafe {
             let bin = (&raw const (*cache).bins).cast::<Bin>().add(class.index());
-            let ready = (&raw const (*bin).ready.length).read_volatile();
-            (usize::from(ready), Ring::peek_length(&raw const (*bin).ring))
+            (Ready::peek_length(&raw const (*bin).ready), Ring::peek_length(&raw const (*bin).ring))
         }
     }
 
     /// The part of a class.
     #[inline(always)]
-    pub(crate) fn stock(&mut self, class: ClassId) -> Stock<'_> {
-        self.random_and_stock(class).1
+    pub(crate) fn bin(&mut self, class: ClassId) -> &mut Bin {
+        self.random_and_bin(class).1
+    }
+
+    /// The mark and the part of a class. The mark is lent, so that it is loaded where it is used.
+    #[inline(always)]
+    pub(crate) fn mark_and_bin(&mut self, class: ClassId) -> (&u8, &mut Bin) {
+        // SAFETY: as in `random_and_bin`.
+        (&self.mark, unsafe { self.bins.get_unchecked_mut(class.index()) })
     }
 
     /// The randomness and the part of a class.
     #[inline(always)]
-    pub(crate) fn random_and_stock(&mut self, class: ClassId) -> (&mut Random, Stock<'_>) {
-        // SAFETY: numbers of classes are below CLASSES, the length of all three arrays; said here because three bounds checks
-        // on every call are more than the call does.
-        let stock = unsafe {
-            Stock {
-                bin: self.bins.get_unchecked_mut(class.index()),
-                ready_slots: self.ready_slots.get_unchecked_mut(class.index()),
-                ring_slots: self.ring_slots.get_unchecked_mut(class.index()),
-            }
-        };
-        (&mut self.random, stock)
+    pub(crate) fn random_and_bin(&mut self, class: ClassId) -> (&mut Random, &mut Bin) {
+        // SAFETY: numbers of classes are below CLASSES; said here because a bounds check on every call is more than the
+        // call does.
+        (&mut self.random, unsafe { self.bins.get_unchecked_mut(class.index()) })
     }
 }
 
@@ -303,20 +352,18 @@ mod tests {
 
     #[test]
     fn ready_slots_come_out_in_reverse_order_and_oldest_leave_first() {
-        let mut ready = Ready::new(4);
-        let mut places = [OwnedSlot::NONE; READY];
+        let mut places = [OwnedSlot::NONE; READY + 1];
+        // SAFETY: `places` lives as long and is not used otherwise.
+        let mut ready = unsafe { Ready::new(&raw mut places, 4) };
         let states = [0, 1, 2, 3, 4].map(AtomicU8::new);
         let slots = [0, 1, 2, 3, 4].map(|number| OwnedSlot::new(number, &states[number]));
         for slot in slots.iter().take(4) {
-            assert!(ready.push(&mut places, *slot));
+            assert!(ready.push(*slot));
         }
-        assert!(!ready.push(&mut places, slots[4]));
+        assert!(!ready.push(slots[4]));
         let mut out = [OwnedSlot::NONE; READY];
-        assert_eq!(ready.take_oldest(&mut places, &mut out, false), 2);
+        assert_eq!(ready.take_oldest(&mut out, false), 2);
         assert_eq!(out[..2], slots[..2]);
-        assert_eq!(
-            (ready.pop(&places), ready.pop(&places), ready.pop(&places)),
-            (Some(slots[3]), Some(slots[2]), None)
-        );
+        assert_eq!((ready.pop(), ready.pop(), ready.pop()), (Some(slots[3]), Some(slots[2]), None));
     }
 }

@@ -58,7 +58,7 @@ pub fn a_chunk_handed_over_is_found() {
         let address = world.mailbox.load(Ordering::Acquire);
         if address != 0 {
             let slot = world.region.slot_at(address).expect("the region is known");
-            assert_eq!(slot.state.load(Ordering::Relaxed), state::LIVE);
+            assert_eq!(world.region.state(slot).load(Ordering::Relaxed), state::LIVE);
             assert_eq!(world.region.own_class(), class());
         }
         giver.join().expect("the thread ends");
@@ -73,8 +73,8 @@ pub fn a_guessed_address_finds_all_or_nothing() {
         let opener = world.clone();
         let opener = thread::spawn(move || open(&opener));
         if let Some(slot) = world.region.slot_at(FIRST) {
-            assert_eq!(slot.index.0, 0);
-            assert_eq!(slot.state.load(Ordering::Relaxed), state::UNSEALED);
+            assert_eq!(slot.0, 0);
+            assert_eq!(world.region.state(slot).load(Ordering::Relaxed), state::UNSEALED);
             assert_eq!(world.region.size_class(), Some(class()));
         }
         if let Some(slot) = world.region.slot_around(FIRST + 3, class().stride()) {

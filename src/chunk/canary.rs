@@ -3,6 +3,8 @@
 //! Attack: an overflow that stays inside the slot, or the first bytes of one that does not. Cost: one
 //! or two stores when a chunk is handed out, as many loads when it comes back.
 
+use super::checksum::{CANARY_FIXED, Secrets};
+
 /// Where a canary was found damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
@@ -23,7 +25,7 @@ const fn first_mask(size: usize) -> u64 {
     !0 << ((size & 7) * 8)
 }
 
-/// Sixteen bytes of nothing and sixteen of everything: read at `16 - from`, a mask of the bytes from `from` on.
+/// Sixteen bytes of nothing and sixteen of everything: read at `slack`, a mask of the last `slack` bytes.
 static MASKS: [u8; 2 * WINDOW] = {
     let mut masks = [0; 2 * WINDOW];
     let mut at = WINDOW;
@@ -34,29 +36,60 @@ static MASKS: [u8; 2 * WINDOW] = {
     masks
 };
 
-/// Fills `[size, capacity)` behind `chunk` with canaries. The bytes before stay as they are, or, with
-/// `ZERO`, are known to be zero and may be written as such; so may the header in front. With `fine`, the slack is known
-/// to be at most 16 bytes.
+/// Fills `[size, capacity)` behind `chunk` with canaries. The bytes before stay as they are.
 ///
 /// # Safety
-/// `chunk` is 8-byte aligned, writable for `capacity` bytes and 8 bytes in front, `capacity` is a positive multiple of
-/// 8, and `size` is at most that.
-#[inline(always)]
-pub(crate) unsafe fn fill<const ZERO: bool>(fine: bool, chunk: *mut u8, size: usize, capacity: usize, canary: u64) {
-    if ZERO && (fine || capacity - size <= WINDOW) {
-        // Where in the last 16 bytes the slack begins; 16 when there is none.
-        let from = WINDOW.wrapping_sub(capacity - size) & (2 * WINDOW - 1);
-        let pattern = u128::from(canary) | u128::from(canary) << 64;
-        // SAFETY: `from` is at most 16 (the mask changes nothing), so the 16 bytes lie in the table; the last 16 bytes of the slot may begin in
-        // its header.
-        unsafe {
-            let mask = MASKS.as_ptr().add(WINDOW - from).cast::<u128>().read_unaligned();
-            chunk.add(capacity).sub(WINDOW).cast::<u128>().write_unaligned(pattern & mask);
-        }
-        return;
-    }
+/// `chunk` is 8-byte aligned, writable for `capacity` bytes, `capacity` is a multiple of 8, and `size` is at most that.
+#[inline]
+pub(crate) unsafe fn fill(chunk: *mut u8, size: usize, capacity: usize, canary: u64) {
     // SAFETY: the caller's promise.
     unsafe { fill_words(chunk, size, capacity, canary) };
+}
+
+/// Where the mask of those bytes of the last window of a slot begins that are slack.
+#[inline(always)]
+fn slack_mask(size: usize, capacity: usize) -> *const u8 {
+    MASKS.as_ptr().wrapping_add(capacity).wrapping_sub(size)
+}
+
+/// [`fill`] for the fast path: of a slot that is zero, with slack of at most 16 bytes, whose header will be written next.
+///
+/// # Safety
+/// `chunk` is 8-byte aligned and writable for `capacity` bytes and 8 bytes in front, `capacity` is a positive multiple of
+/// 8, and `size <= capacity <= size + 16`.
+#[inline(always)]
+pub(crate) unsafe fn fill_window(chunk: *mut u8, size: usize, capacity: usize, secrets: &Secrets, checksum: u32) {
+    // SAFETY: the mask lies in the table; the last 16 bytes of the slot may begin in its header.
+    unsafe {
+        let window = chunk.add(capacity).sub(WINDOW);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_mm_and_si128, _mm_loadu_si128, _mm_storeu_si128};
+            let mask = _mm_loadu_si128(slack_mask(size, capacity).cast());
+            _mm_storeu_si128(window.cast(), _mm_and_si128(pattern(secrets, checksum), mask));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let mask = slack_mask(size, capacity).cast::<u128>().read_unaligned();
+            let canary = secrets.canary(checksum);
+            window.cast::<u128>().write_unaligned((u128::from(canary) | u128::from(canary) << 64) & mask);
+        }
+    }
+}
+
+/// [`Secrets::canary`], twice.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pattern(secrets: &Secrets, checksum: u32) -> core::arch::x86_64::__m128i {
+    use core::arch::x86_64::{
+        _mm_and_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set1_epi64x, _mm_shuffle_epi32, _mm_xor_si128,
+    };
+    // SAFETY: SSE2 is part of x86-64; two words are 16 bytes.
+    unsafe {
+        let free = _mm_set1_epi64x(!CANARY_FIXED.cast_signed());
+        let sum = _mm_and_si128(_mm_shuffle_epi32::<0>(_mm_cvtsi32_si128(checksum.cast_signed())), free);
+        _mm_xor_si128(sum, _mm_loadu_si128(secrets.canary_pair().as_ptr().cast()))
+    }
 }
 
 #[inline(always)]
@@ -79,28 +112,34 @@ unsafe fn fill_words(chunk: *mut u8, size: usize, capacity: usize, canary: u64) 
     }
 }
 
-/// Whether `[size, capacity)` behind `chunk` is canary: [`check`] for the fast path.
-///
-/// With `fine`, slack of more than 16 bytes is not looked at and counts as damaged.
+/// Whether `[size, capacity)` behind `chunk` is canary: [`check`] for the fast path. With `fine`, slack is known to be
+/// at most 16 bytes, or not looked at and counted as damaged.
 ///
 /// # Safety
-/// As for [`fill`], readable.
+/// As for [`fill_window`], readable.
 #[inline(always)]
-pub(crate) unsafe fn is_intact(fine: bool, chunk: *const u8, size: usize, capacity: usize, canary: u64) -> bool {
+pub(crate) unsafe fn is_intact(
+    fine: bool,
+    chunk: *const u8,
+    size: usize,
+    capacity: usize,
+    secrets: &Secrets,
+    checksum: u32,
+) -> bool {
     // A size that is too large can't be in a header whose checksum is right.
     let slack = capacity.wrapping_sub(size);
     #[cfg(target_arch = "x86_64")]
     if slack <= WINDOW {
-        use core::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi64x};
+        use core::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8};
         // SAFETY: the last 16 bytes of the slot, which may begin in its header; SSE2 is part of x86-64.
         let equal = unsafe {
             let window = _mm_loadu_si128(chunk.add(capacity).sub(WINDOW).cast());
-            _mm_movemask_epi8(_mm_cmpeq_epi8(window, _mm_set1_epi64x(canary.cast_signed())))
+            _mm_movemask_epi8(_mm_cmpeq_epi8(window, pattern(secrets, checksum)))
         };
         return (equal as u32 ^ 0xffff) >> (WINDOW - slack) == 0;
     }
     // SAFETY: the caller's promise.
-    !fine && slack <= capacity && unsafe { check(chunk, size, capacity, canary) }.is_ok()
+    !fine && slack <= capacity && unsafe { check(chunk, size, capacity, secrets.canary(checksum)) }.is_ok()
 }
 
 /// Compares `[size, capacity)` behind `chunk` with its canary.
@@ -132,10 +171,16 @@ fn damage(at: usize, seen: u64, canary: u64, mask: u64) -> Damage {
 
 #[cfg(test)]
 mod tests {
-    use super::{check, fill, is_intact};
+    use super::super::checksum::Secrets;
+    use super::{WINDOW, check, fill, fill_window, is_intact};
+    use crate::random::Random;
     use proptest::prelude::*;
 
-    const CANARY: u64 = 0x8284_8688_8a8c_8e90;
+    const CHECKSUM: u32 = 0x1234_5678;
+
+    fn secrets() -> Secrets {
+        Secrets::draw(&mut Random::from_number(6))
+    }
 
     /// A slot: a header's place, then `words` words.
     fn slot(words: usize, value: u64) -> Vec<u64> {
@@ -151,9 +196,9 @@ mod tests {
             // SAFETY: `memory` has `capacity` bytes behind its first word.
             unsafe {
                 let chunk = memory.as_mut_ptr().add(1).cast::<u8>();
-                fill::<false>(false, chunk, size, capacity, CANARY);
-                prop_assert_eq!(check(chunk, size, capacity, CANARY), Ok(()));
-                prop_assert!(is_intact(false, chunk, size, capacity, CANARY));
+                fill(chunk, size, capacity, secrets().canary(CHECKSUM));
+                prop_assert_eq!(check(chunk, size, capacity, secrets().canary(CHECKSUM)), Ok(()));
+                prop_assert!(is_intact(false, chunk, size, capacity, &secrets(), CHECKSUM));
                 for at in 0..size {
                     prop_assert_eq!(chunk.add(at).read(), 0x5a);
                 }
@@ -161,14 +206,15 @@ mod tests {
         }
 
         #[test]
-        fn filling_a_zero_slot_gives_the_same_either_way(words in 1_usize..40, short in 0_usize..40) {
+        fn filling_a_zero_slot_gives_the_same_either_way(words in 1_usize..40, short in 0_usize..=WINDOW) {
             let capacity = words * 8;
             let size = capacity.saturating_sub(short);
             let (mut first, mut second) = (slot(words, 0), slot(words, 0));
             // SAFETY: both have `capacity` bytes behind their first word.
             unsafe {
-                fill::<true>(false, first.as_mut_ptr().add(1).cast(), size, capacity, CANARY);
-                fill::<false>(false, second.as_mut_ptr().add(1).cast(), size, capacity, CANARY);
+                fill_window(first.as_mut_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM);
+                fill(second.as_mut_ptr().add(1).cast(), size, capacity, secrets().canary(CHECKSUM));
+                prop_assert!(is_intact(true, first.as_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM));
             }
             prop_assert_eq!(first, second);
         }
@@ -182,10 +228,10 @@ mod tests {
             // SAFETY: `memory` has `capacity` bytes behind its first word, and `at` is below that.
             unsafe {
                 let chunk = memory.as_mut_ptr().add(1).cast::<u8>();
-                fill::<false>(false, chunk, size, capacity, CANARY);
+                fill(chunk, size, capacity, secrets().canary(CHECKSUM));
                 *chunk.add(at) ^= change;
-                prop_assert!(!is_intact(false, chunk, size, capacity, CANARY));
-                prop_assert_eq!(check(chunk, size, capacity, CANARY).map_err(|damage| damage.offset), Err(at));
+                prop_assert!(!is_intact(false, chunk, size, capacity, &secrets(), CHECKSUM));
+                prop_assert_eq!(check(chunk, size, capacity, secrets().canary(CHECKSUM)).map_err(|damage| damage.offset), Err(at));
             }
         }
     }

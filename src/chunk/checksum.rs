@@ -18,11 +18,14 @@ pub(crate) struct Secrets {
     address: u64,
     fields: u64,
     crc: u64,
-    canary: u64,
+    /// The canary's secret, twice, so that one load gives all of a window.
+    canary: [u64; 2],
+    /// Odd, so that no change of a free slot's header cancels out.
+    free: u64,
 }
 
 /// Bits of canary bytes that are the same in all: the highest is set, the lowest is not.
-const CANARY_FIXED: u64 = 0x8181_8181_8181_8181;
+pub(crate) const CANARY_FIXED: u64 = 0x8181_8181_8181_8181;
 
 /// How the 64 mixed bits become 32. A type, so that the choice costs nothing on the fast path.
 pub(crate) trait Crc {
@@ -66,16 +69,50 @@ impl Secrets {
             address: random.u64(),
             fields: random.u64(),
             crc: random.u64() & 0xffff_ffff,
-            canary: random.u64() & !CANARY_FIXED | 0x8080_8080_8080_8080,
+            canary: [random.u64() & !CANARY_FIXED | 0x8080_8080_8080_8080; 2],
+            free: random.u64() | 1,
         }
     }
 
-    /// The checksum of header fields at `address`, in whatever state: a header copied from another slot, or
-    /// from the same slot at another time, does not pass.
+    /// The same secrets, which the compiler takes for others: a check that is not always made must not make it keep
+    /// them in registers.
+    #[inline(always)]
+    pub(crate) fn reloaded(&self) -> &Self {
+        let mut address = core::ptr::from_ref(self).expose_provenance();
+        // SAFETY: no instructions; the address stays the same.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags));
+            &*core::ptr::with_exposed_provenance(address)
+        }
+    }
+
+    /// The checksum of the header fields of an allocated chunk at `address`: a header copied from another slot does not pass.
     #[inline(always)]
     pub(crate) fn checksum<C: Crc>(&self, address: usize, fields: u32) -> u32 {
         let product = u128::from(address as u64 ^ self.address) * u128::from(u64::from(fields) ^ self.fields);
         C::crc(self.crc, product as u64 ^ (product >> 64) as u64)
+    }
+
+    /// What seals the header of a slot that the program does not have: freed, or never handed out.
+    ///
+    /// Nothing is ever believed because of such a header: whether a slot is free is known from its state byte. It is there so
+    /// that a write to the header of a free slot is noticed, by a dangling pointer or past the end of the chunk in front.
+    /// So one multiplication by a secret is enough, of which the upper half depends on every bit of both.
+    #[inline(always)]
+    pub(crate) fn free_seal(&self, address: usize, fields: u32) -> u32 {
+        ((address as u64 ^ u64::from(fields)).wrapping_mul(self.free) >> 32) as u32
+    }
+
+    /// What must stand in a header with these fields at `address`, whatever its state.
+    #[inline(always)]
+    pub(crate) fn expected<C: Crc>(&self, address: usize, fields: Fields) -> u32 {
+        if fields.is_allocated() { self.checksum::<C>(address, fields.0) } else { self.free_seal(address, fields.0) }
+    }
+
+    /// The secret of canaries, twice.
+    #[inline(always)]
+    pub(crate) const fn canary_pair(&self) -> &[u64; 2] {
+        &self.canary
     }
 
     /// The canary that fills the slack of the chunk with this header checksum.
@@ -84,7 +121,7 @@ impl Secrets {
     /// text nor 0xff, the bytes that overflows are made of. That leaves six random bits a byte.
     #[inline(always)]
     pub(crate) fn canary(&self, checksum: u32) -> u64 {
-        self.canary ^ (u64::from(checksum).wrapping_mul(0x1_0000_0001) & !CANARY_FIXED)
+        self.canary[0] ^ (u64::from(checksum).wrapping_mul(0x1_0000_0001) & !CANARY_FIXED)
     }
 }
 
@@ -95,7 +132,12 @@ pub(crate) struct Seal {
 }
 
 impl Seal {
-    /// The checksum of header fields at `address`.
+    /// What must stand in a header with these fields at `address`, whatever its state.
+    pub(crate) fn expected(&self, address: usize, fields: Fields) -> u32 {
+        if fields.is_allocated() { self.checksum(address, fields.0) } else { self.secrets.free_seal(address, fields.0) }
+    }
+
+    /// The checksum of the fields of an allocated chunk at `address`.
     pub(crate) fn checksum(&self, address: usize, fields: u32) -> u32 {
         #[cfg(target_arch = "x86_64")]
         if self.has_instruction {
@@ -106,7 +148,7 @@ impl Seal {
 
     /// Writes the header of a slot that was never handed out, in front of a chunk that belongs to the caller.
     pub(crate) fn write_fresh(&self, address: usize) {
-        write(address, Header::seal(Fields::FRESH, self.checksum(address, Fields::FRESH.0)));
+        write(address, Header::seal(Fields::FRESH, self.secrets.free_seal(address, Fields::FRESH.0)));
     }
 }
 

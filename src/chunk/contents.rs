@@ -3,19 +3,10 @@
 //! Attacks: reading a freed chunk's secrets, through a dangling pointer or an uninitialised chunk;
 //! writing through a dangling pointer. Cost: a few stores at free, as many loads at reuse; the
 //! program is about to touch the lines anyway.
-//!
-//! Short chunks are done in blocks whose places are clamped to the end of the chunk, so that the same
-//! instructions run for many lengths: where sizes vary, one mispredicted branch costs more than four
-//! stores too many.
 
+use super::extent::{BLOCK, Extent, SHORT};
 use crate::os::mapping::PAGE;
 use core::arch::asm;
-
-/// Bytes that are loaded or stored together.
-const BLOCK: usize = 16;
-
-/// Up to this many bytes, five clamped blocks do it (a chunk for 64 bytes has 72).
-const SHORT: usize = 5 * BLOCK;
 
 /// Bytes in a step of the loop for longer chunks.
 const STEP: usize = 8 * BLOCK;
@@ -37,22 +28,22 @@ fn keep_loop() {
     unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
 }
 
-/// Zeroes `bytes` bytes; with less than 16 of them, the 8 in front too.
+/// Zeroes a user area; with less than 16 bytes, the 8 in front too. `bytes` is the extent's capacity, said once more because
+/// the caller knows more about it.
 ///
 /// # Safety
-/// `chunk` is 8-byte aligned and writable for `bytes` bytes, a positive multiple of 8, and for the 8 in front (its
-/// header).
+/// `chunk` is 8-byte aligned and writable for the whole extent and for the 8 bytes in front (its header).
 #[inline(always)]
-pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize) {
+pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
     // The last block; it begins in the header when the chunk has 8 bytes.
     let last = chunk.wrapping_add(bytes).wrapping_sub(BLOCK);
     // SAFETY: every block begins at or before the last one.
     unsafe {
         if bytes <= SHORT {
-            zero_block(clamp(chunk, 0, last));
-            zero_block(clamp(chunk, 1, last));
-            zero_block(clamp(chunk, 2, last));
-            zero_block(clamp(chunk, 3, last));
+            zero_block(chunk.wrapping_offset(extent.block(0)));
+            zero_block(chunk.wrapping_offset(extent.block(1)));
+            zero_block(chunk.wrapping_offset(extent.block(2)));
+            zero_block(chunk.wrapping_offset(extent.block(3)));
             zero_block(last);
         } else if bytes <= STEP {
             zero_block(chunk);
@@ -76,13 +67,6 @@ pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize) {
             zero_long(chunk, bytes);
         }
     }
-}
-
-/// The place of block `number`, or the last one if that comes before.
-#[inline(always)]
-fn clamp(chunk: *mut u8, number: usize, last: *mut u8) -> *mut u8 {
-    let place = chunk.wrapping_add(number * BLOCK);
-    if place < last { place } else { last }
 }
 
 #[inline(always)]
@@ -136,24 +120,24 @@ unsafe fn zero_long(chunk: *mut u8, bytes: usize) {
     }
 }
 
-/// Whether all `bytes` bytes are zero; with less than 16 of them, the 8 in front are read too, and do not count.
+/// Whether a user area is all zero; with less than 16 bytes, the 8 in front are read too, and do not count.
 ///
 /// # Safety
-/// `chunk` is 8-byte aligned and readable for `bytes` bytes, a positive multiple of 8, and for the 8 in front.
+/// `chunk` is 8-byte aligned and readable for the whole extent and for the 8 bytes in front.
 #[inline(always)]
-pub(crate) unsafe fn is_zero(chunk: *const u8, bytes: usize) -> bool {
+pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
     #[cfg(target_arch = "x86_64")]
-    if bytes <= LONG {
+    if extent.capacity() <= LONG {
         // SAFETY: the caller's promise.
-        return unsafe { sse2::is_zero(chunk, bytes) };
+        return unsafe { sse2::is_zero(chunk, extent) };
     }
     // SAFETY: the caller's promise.
-    unsafe { is_zero_long(chunk, bytes) }
+    unsafe { is_zero_long(chunk, extent.capacity()) }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod sse2 {
-    use super::{BLOCK, SHORT, STEP, clamp};
+    use super::{BLOCK, Extent, SHORT, STEP};
     use core::arch::x86_64::{
         __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128,
     };
@@ -198,16 +182,15 @@ mod sse2 {
 
     /// As the outer function, for up to `LONG` bytes.
     #[inline(always)]
-    pub(super) unsafe fn is_zero(chunk: *const u8, bytes: usize) -> bool {
+    pub(super) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
+        let bytes = extent.capacity();
         let last = chunk.wrapping_add(bytes).wrapping_sub(BLOCK);
         // SAFETY: every block begins at or before the last one.
         unsafe {
             if bytes <= SHORT {
-                let place = |number| block(clamp(chunk.cast_mut(), number, last.cast_mut()));
+                let place = |number| block(chunk.wrapping_offset(extent.block(number)));
                 let seen = or(or(place(0), place(1)), or(or(place(2), place(3)), block(last)));
-                // With 8 bytes every block is the last one, and its lower half is the header.
-                let header = if bytes < BLOCK { 0xff } else { 0 };
-                return zero_bytes(seen) | header == 0xffff;
+                return zero_bytes(seen) | extent.outside() == 0xffff;
             }
             if bytes <= STEP {
                 let front = or(
@@ -260,7 +243,7 @@ unsafe fn is_zero_long(chunk: *const u8, bytes: usize) -> bool {
 /// fault each in twice. Those at the edges it shares with its neighbours, and they stay when a slab is released.
 ///
 /// # Safety
-/// As for [`is_zero`].
+/// As for [`is_zero`], with `bytes` bytes.
 pub(crate) unsafe fn is_zero_at_edges(chunk: *const u8, bytes: usize) -> bool {
     let front = (PAGE - chunk.addr() % PAGE).min(bytes);
     let back = ((chunk.addr() + bytes) % PAGE).min(bytes - front);
@@ -282,7 +265,7 @@ pub(crate) unsafe fn first_nonzero(chunk: *const u8, bytes: usize) -> Option<usi
 
 #[cfg(test)]
 mod tests {
-    use super::{first_nonzero, is_zero, zero};
+    use super::{Extent, first_nonzero, is_zero, zero};
     use proptest::prelude::*;
 
     proptest! {
@@ -294,7 +277,7 @@ mod tests {
                 memory[at..(at + length).min(words)].fill(!0);
             }
             // SAFETY: the whole of `memory`; long pieces leave what is in front alone.
-            unsafe { zero(memory.as_mut_ptr().cast(), words * 8) };
+            unsafe { zero(memory.as_mut_ptr().cast(), words * 8, &Extent::new(words * 8)) };
             prop_assert!(memory.iter().all(|&word| word == 0));
         }
 
@@ -302,7 +285,7 @@ mod tests {
         fn zeroing_clears_all_and_nothing_else(words in 1_usize..4000, offset in 1_usize..4) {
             let mut memory = vec![!0_u64; words + 8];
             // SAFETY: `words` words from `offset` lie inside `memory`.
-            unsafe { zero(memory.as_mut_ptr().add(offset).cast(), words * 8) };
+            unsafe { zero(memory.as_mut_ptr().add(offset).cast(), words * 8, &Extent::new(words * 8)) };
             for (index, word) in memory.iter().enumerate() {
                 // A chunk of one word may take its header along, which is written afterwards.
                 let inside = index >= offset - usize::from(words == 1) && index < offset + words;
@@ -319,10 +302,10 @@ mod tests {
             let chunk = memory[1..].as_mut_ptr().cast::<u8>();
             // SAFETY: all within `memory`.
             unsafe {
-                prop_assert!(is_zero(chunk, words * 8));
+                prop_assert!(is_zero(chunk, &Extent::new(words * 8)));
                 prop_assert_eq!(first_nonzero(chunk, words * 8), None);
                 chunk.add(at).write(value);
-                prop_assert!(!is_zero(chunk, words * 8));
+                prop_assert!(!is_zero(chunk, &Extent::new(words * 8)));
                 prop_assert_eq!(first_nonzero(chunk, words * 8), Some(at));
             }
         }

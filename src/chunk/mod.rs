@@ -10,4 +10,5 @@
 pub(crate) mod canary;
 pub(crate) mod checksum;
 pub(crate) mod contents;
+pub(crate) mod extent;
 pub(crate) mod header;

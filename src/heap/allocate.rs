@@ -2,6 +2,7 @@
 
 use super::core::Core;
 use crate::chunk::checksum;
+use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header, MAX_ALIGN_LOG2, Origin};
 use crate::chunk::{canary, contents};
 use crate::guarded::{GUARDED_MAX, PATTERN};
@@ -11,7 +12,7 @@ use crate::primary::region::{OwnedSlot, state};
 use crate::primary::slab::slots_log2;
 use crate::protections::{Protections, with_mixture};
 use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN};
-use crate::thread_cache::{Stock, ThreadCache};
+use crate::thread_cache::ThreadCache;
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
 
@@ -57,15 +58,19 @@ impl Core {
         }
         let mark = cache.mark;
         let class = if LONGEST <= FINE_MAX { ClassId::for_fine_size(size) } else { ClassId::for_size(size)? };
-        let Stock { bin, ready_slots, .. } = cache.stock(class);
-        let slot = bin.ready.last(ready_slots)?;
-        // Slots of this path are at most so long: said here, so that the code for longer ones is left out.
-        let capacity = (bin.capacity as usize).min(LONGEST);
-        if !self.is_untouched::<P>(slot, mark, capacity) {
+        let bin = cache.bin(class);
+        let slot = bin.ready.last();
+        let extent = &bin.extent;
+        let capacity = extent.capacity();
+        // SAFETY: the class of a request of at most `LONGEST` bytes holds no more, because `LONGEST` is a class's capacity.
+        // Said here, so that the code for longer ones is left out.
+        unsafe { core::hint::assert_unchecked(capacity <= LONGEST) };
+        // Where no slot is ready, this is one that the cache does not own.
+        if !self.is_untouched::<P>(slot, mark, extent) {
             return None;
         }
-        bin.ready.drop_last();
-        bin.ready.prefetch_next(ready_slots);
+        // SAFETY: a slot with the cache's mark is not `NONE`.
+        unsafe { bin.ready.drop_last() };
         let fields = Fields::allocated(size, align_log2, origin);
         self.seal_for_program::<P>(LONGEST <= FINE_MAX, slot, size, capacity, fields);
         Some(slot.chunk)
@@ -73,25 +78,26 @@ impl Core {
 
     /// Whether a slot is the cache's, and nobody wrote to it while it was free.
     #[inline(always)]
-    fn is_untouched<P: Protections>(&self, slot: OwnedSlot, mark: u8, capacity: usize) -> bool {
+    fn is_untouched<P: Protections>(&self, slot: OwnedSlot, mark: u8, extent: &Extent) -> bool {
         let chunk = slot.chunk;
         if slot.state().load(Ordering::Relaxed) != mark {
             return false;
         }
         let old = checksum::read(chunk);
-        if old.checksum() != self.seal.secrets.checksum::<P::Crc>(chunk, old.fields().0) {
+        if old.checksum() != self.seal.secrets.free_seal(chunk, old.fields().0) {
             return false;
         }
         if !P::write_after_free(&self.options) {
             return true;
         }
         let memory = core::ptr::with_exposed_provenance(chunk);
-        // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8.
+        let capacity = extent.capacity();
+        // SAFETY: the slot is this cache's and of this extent.
         unsafe {
             if capacity > PAGE && old.fields() == Fields::FRESH {
                 contents::is_zero_at_edges(memory, capacity)
             } else {
-                contents::is_zero(memory, capacity)
+                contents::is_zero(memory, extent)
             }
         }
     }
@@ -111,14 +117,13 @@ impl Core {
         let sum = secrets.checksum::<P::Crc>(chunk, fields.0);
         if P::canary(&self.options) {
             let memory = core::ptr::with_exposed_provenance_mut::<u8>(chunk);
-            let word = secrets.canary(sum);
             // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8. Where slots are zeroed when
-            // they are freed, it is zero, and its header is written next.
+            // they are freed, it is zero, and its header is written next; slack of fine classes is shorter than 16 bytes.
             unsafe {
-                if P::zero_on_free(&self.options) {
-                    canary::fill::<true>(fine, memory, size, capacity, word);
+                if fine && P::zero_on_free(&self.options) {
+                    canary::fill_window(memory, size, capacity, secrets, sum);
                 } else {
-                    canary::fill::<false>(false, memory, size, capacity, word);
+                    canary::fill(memory, size, capacity, secrets.canary(sum));
                 }
             }
         }
@@ -136,13 +141,13 @@ impl Core {
         fields: Fields,
     ) -> Result<usize, Failure> {
         let mark = cache.mark;
-        let Stock { bin, ready_slots, .. } = cache.stock(class);
-        let capacity = bin.capacity as usize;
-        let slot = match bin.ready.pop(ready_slots) {
+        let bin = cache.bin(class);
+        let extent = bin.extent;
+        let slot = match bin.ready.pop() {
             Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
-        self.hand_out::<P>(slot, mark, size, capacity, fields)?;
+        self.hand_out::<P>(slot, mark, size, &extent, fields)?;
         Ok(slot.chunk)
     }
 
@@ -152,16 +157,17 @@ impl Core {
         slot: OwnedSlot,
         mark: u8,
         size: usize,
-        capacity: usize,
+        extent: &Extent,
         fields: Fields,
     ) -> Result<(), Violation> {
         let chunk = slot.chunk;
-        if !self.is_untouched::<P>(slot, mark, capacity) {
+        let capacity = extent.capacity();
+        if !self.is_untouched::<P>(slot, mark, extent) {
             let old = checksum::read(chunk);
             if slot.state().load(Ordering::Relaxed) != mark {
                 return Err(not_owned(chunk, Operation::Allocate));
             }
-            if old.checksum() != self.seal.checksum(chunk, old.fields().0) {
+            if old.checksum() != self.seal.secrets.free_seal(chunk, old.fields().0) {
                 return Err(self.damaged_free_header(chunk, capacity, old, Operation::Allocate));
             }
             return Err(written_after_free(chunk, capacity, old.fields(), Operation::Allocate));
@@ -177,10 +183,10 @@ impl Core {
         self.refresh_randomness(cache);
         self.decay_if_due();
         let mut batch = [OwnedSlot::NONE; BATCH];
-        let wanted = cache.stock(class).bin.ready.next_batch().clamp(1, BATCH);
+        let wanted = cache.bin(class).ready.next_batch().clamp(1, BATCH);
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
-        let (random, Stock { bin, .. }) = cache.random_and_stock(class);
+        let (random, bin) = cache.random_and_bin(class);
         let mut taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.open_slab, batch);
         // What is not small may yet have a mapping of its own, and room is made when that is refused.
         if taken.is_err() && class.capacity() < PAGE && self.make_room_for(class) {
@@ -189,10 +195,10 @@ impl Core {
         let taken = taken?;
         let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;
         cache.pass_allocations(taken);
-        let Stock { bin, ready_slots, .. } = cache.stock(class);
+        let bin = cache.bin(class);
         for &slot in others.iter().rev() {
             // The bin is empty and holds at least twice a batch.
-            bin.ready.push(ready_slots, slot);
+            bin.ready.push(slot);
         }
         Ok(first)
     }
@@ -343,20 +349,20 @@ impl Core {
         fields: Fields,
     ) -> Result<usize, Failure> {
         let mark = cache.mark;
-        let capacity = class.capacity();
-        let Stock { bin, ready_slots, .. } = cache.stock(class);
-        let slot = match bin.ready.pop(ready_slots) {
+        let bin = cache.bin(class);
+        let extent = bin.extent;
+        let slot = match bin.ready.pop() {
             Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
         let start = slot.chunk;
         let chunk = start.next_multiple_of(1 << fields.align_log2());
         let gap = chunk - start;
-        self.hand_out::<P>(slot, mark, gap + size, capacity, fields)?;
+        self.hand_out::<P>(slot, mark, gap + size, &extent, fields)?;
         if P::canary(&self.options) {
             let word = self.seal.secrets.canary(checksum::read(start).checksum());
             // SAFETY: the gap lies in the slot that was just handed to us; it is a multiple of 16 bytes.
-            unsafe { canary::fill::<false>(false, core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
+            unsafe { canary::fill(core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
         }
         Ok(chunk)
     }
@@ -370,7 +376,7 @@ impl Core {
         seen: Header,
         operation: Operation,
     ) -> Violation {
-        let expected = self.seal.checksum(chunk, seen.fields().0);
+        let expected = self.seal.secrets.free_seal(chunk, seen.fields().0);
         Violation::new(
             Kind::WriteAfterFree,
             operation,

@@ -48,8 +48,7 @@ impl Core {
     fn check_free(&self, region: &Region, index: SlotIndex, class: ClassId) -> Result<(), Violation> {
         let chunk = region.chunk(index, class.stride());
         let header = checksum::read(chunk);
-        let expected = self.seal.checksum(chunk, header.fields().0);
-        if header.checksum() != expected || header.fields().is_allocated() {
+        if header.checksum() != self.seal.secrets.free_seal(chunk, header.fields().0) {
             return Err(self.damaged_free_header(chunk, class.capacity(), header, Operation::Check));
         }
         if !self.options.write_after_free || header.fields() == Fields::FRESH {

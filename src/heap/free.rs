@@ -4,14 +4,15 @@ use super::allocate::not_owned;
 use super::core::Core;
 use super::locate::{Located, Small};
 use crate::chunk::checksum;
+use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header, Origin};
 use crate::chunk::{canary, contents};
 use crate::primary::class::{BATCH, NotOwned};
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
-use crate::quarantine::Pushed;
+use crate::quarantine::{Pushed, Turned};
 use crate::size_class::{ClassId, FINE_MAX};
-use crate::thread_cache::{Stock, ThreadCache};
+use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::sync::atomic::{AtomicU8, Ordering, fence};
 
@@ -66,9 +67,9 @@ pub(crate) enum Freed {
     /// Nothing, because something is out of the ordinary: [`Core::free`] will tell it in full.
     Unusual,
     /// The chunk was taken back; this slot left the quarantine, and there is no room for it: [`Core::make_room`].
-    Overfull(ClassId, OwnedSlot),
+    Overfull(OwnedSlot),
     /// The chunk was taken back, but the quarantine is at its turn: [`Core::turn`].
-    AtTurn(ClassId, OwnedSlot),
+    AtTurn(OwnedSlot),
 }
 
 impl Core {
@@ -81,15 +82,16 @@ impl Core {
         demand: Demand,
     ) -> Freed {
         let Some(region) = self.arena.region_of(chunk) else { return Freed::Unusual };
-        let Some(slot) = region.slot_at(chunk) else { return Freed::Unusual };
-        if slot.state.load(Ordering::Relaxed) != state::LIVE {
+        let Some(index) = region.slot_at(chunk) else { return Freed::Unusual };
+        let slot = region.state(index);
+        if slot.load(Ordering::Relaxed) != state::LIVE {
             return Freed::Unusual;
         }
         // A region with slots below its frontier belongs to a class.
         let class = region.own_class();
-        let mark = cache.mark;
-        let Stock { bin, ready_slots, ring_slots } = cache.stock(class);
-        let capacity = bin.capacity as usize;
+        let (mark, bin) = cache.mark_and_bin(class);
+        let extent = &bin.extent;
+        let capacity = extent.capacity();
         if capacity > LONGEST {
             return Freed::Unusual;
         }
@@ -105,19 +107,13 @@ impl Core {
             let memory = core::ptr::with_exposed_provenance(chunk);
             // SAFETY: a live chunk's slot, `capacity` bytes long, a multiple of 8.
             if !unsafe {
-                canary::is_intact(
-                    LONGEST <= FINE_MAX,
-                    memory,
-                    fields.size(),
-                    capacity,
-                    secrets.canary(header.checksum()),
-                )
+                canary::is_intact(LONGEST <= FINE_MAX, memory, fields.size(), capacity, secrets, header.checksum())
             } {
                 return Freed::Unusual;
             }
         }
         if P::neighbours(&self.options) {
-            if self.check_neighbours(region, slot.index, class, chunk, fields).is_err() {
+            if self.check_neighbours(region, index, class, chunk, fields).is_err() {
                 return Freed::Unusual;
             }
         } else if P::canary(&self.options)
@@ -126,14 +122,14 @@ impl Core {
         {
             return Freed::Unusual;
         }
-        if !self.wipe::<P>(slot.state, mark, chunk, capacity, fields) {
+        if !self.wipe::<P>(slot, mark, chunk, capacity, extent, fields) {
             return Freed::Unusual;
         }
-        let slot = OwnedSlot::new(chunk, slot.state);
-        match bin.ring.exchange(ring_slots, slot) {
-            Pushed::Exchanged(old) if bin.ready.push(ready_slots, old) => Freed::Done,
-            Pushed::Exchanged(old) => Freed::Overfull(class, old),
-            Pushed::AtTurn => Freed::AtTurn(class, slot),
+        let slot = OwnedSlot::new(chunk, slot);
+        match bin.ring.exchange(slot) {
+            Pushed::Exchanged(old) if bin.ready.push(old) => Freed::Done,
+            Pushed::Exchanged(old) => Freed::Overfull(old),
+            Pushed::AtTurn => Freed::AtTurn(slot),
         }
     }
 
@@ -158,7 +154,8 @@ impl Core {
                 } else if P::canary(&self.options) && small.end() == class.capacity() {
                     self.check_next_header(region, slot.index, class, start, fields, Operation::Free)?;
                 }
-                if !self.wipe::<P>(slot.state, cache.mark, start, class.capacity(), fields) {
+                let (mark, bin) = cache.mark_and_bin(class);
+                if !self.wipe::<P>(slot.state, mark, start, class.capacity(), &bin.extent, fields) {
                     return Err(not_owned(chunk, Operation::Free));
                 }
                 self.quarantine(cache, class, OwnedSlot::new(start, slot.state))
@@ -180,30 +177,38 @@ impl Core {
 
     /// Makes a verified chunk's slot the cache's, and wipes it. `false` when another thread was faster.
     #[inline(always)]
-    fn wipe<P: Protections>(&self, slot: &AtomicU8, mark: u8, start: usize, capacity: usize, fields: Fields) -> bool {
+    fn wipe<P: Protections>(
+        &self,
+        slot: &AtomicU8,
+        mark: &u8,
+        start: usize,
+        capacity: usize,
+        extent: &Extent,
+        fields: Fields,
+    ) -> bool {
         // First: whoever sees the slot live sees header and canaries in order.
-        if P::atomic_free(&self.options, mark == state::SHARED_MARK) {
-            if slot.compare_exchange(state::LIVE, mark, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if P::atomic_free(&self.options, *mark == state::SHARED_MARK) {
+            if slot.compare_exchange(state::LIVE, *mark, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 return false;
             }
         } else {
-            slot.store(mark, Ordering::Release);
+            slot.store(*mark, Ordering::Release);
         }
         if P::zero_on_free(&self.options) {
-            // SAFETY: the slot is this cache's now, `capacity` bytes long, a positive multiple of 8.
-            unsafe { contents::zero(core::ptr::with_exposed_provenance_mut(start), capacity) };
+            // SAFETY: the slot is this cache's now, and of this extent.
+            unsafe { contents::zero(core::ptr::with_exposed_provenance_mut(start), capacity, extent) };
         }
         let freed = fields.freed();
-        checksum::write(start, Header::seal(freed, self.seal.secrets.checksum::<P::Crc>(start, freed.0)));
+        checksum::write(start, Header::seal(freed, self.seal.secrets.free_seal(start, freed.0)));
         true
     }
 
     /// Puts a wiped slot into the quarantine.
     fn quarantine(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
-        let Stock { bin, ready_slots, ring_slots } = cache.stock(class);
-        match bin.ring.exchange(ring_slots, slot) {
+        let bin = cache.bin(class);
+        match bin.ring.exchange(slot) {
             Pushed::Exchanged(old) => {
-                if !bin.ready.push(ready_slots, old) {
+                if !bin.ready.push(old) {
                     return self.make_room(cache, class, old);
                 }
                 Ok(())
@@ -216,7 +221,7 @@ impl Core {
     #[cold]
     pub(crate) fn turn(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
         /// However little the quarantine may hold, a slot never comes back at once.
-        const LEAST: u16 = 2;
+        const LEAST: usize = 2;
         // Every slot passes a turn between its free and its next hand-out. Here the mark that it was given is made visible to
         // all, and those of others to this thread: of two racing frees one then finds a mark that is not its own.
         // Without the fence both could read their own out of their CPU's store buffer.
@@ -225,24 +230,18 @@ impl Core {
         self.decay_now_and_then(cache);
         let stride = class.stride().cast_signed();
         let enough = cache.quarantine_room >= stride;
-        let (random, Stock { bin, ring_slots, .. }) = cache.random_and_stock(class);
+        let (random, bin) = cache.random_and_bin(class);
         let room = enough || bin.ring.length() < LEAST;
-        let mut left = [OwnedSlot::NONE; crate::quarantine::MOST_AT_ONCE];
-        let mut count = 0;
-        let grown = bin.ring.turn(ring_slots, slot, room, random, |old| {
-            if let Some(place) = left.get_mut(count) {
-                *place = old;
-                count += 1;
-            }
-        });
-        // Those that left now, and, in a ring, those that were exchanged since the turn before.
-        let exchanged = if count > 0 && !bin.ring.is_scattered() { bin.ring.length() } else { 0 };
-        cache.quarantine_room -= stride * grown as isize;
-        cache.pass_allocations(count + usize::from(exchanged));
-        for &old in left.iter().take(count) {
-            let Stock { bin, ready_slots, .. } = cache.stock(class);
-            if !bin.ready.push(ready_slots, old) {
-                self.make_room(cache, class, old)?;
+        match bin.ring.turn(slot, room, random) {
+            Turned::Grown => cache.quarantine_room -= stride,
+            Turned::Left(old) => {
+                // This one, and, in a ring, those that were exchanged since the turn before.
+                let left = if bin.ring.is_scattered() { 1 } else { bin.ring.length().max(1) };
+                let pushed = bin.ready.push(old);
+                cache.pass_allocations(left);
+                if !pushed {
+                    return self.make_room(cache, class, old);
+                }
             }
         }
         Ok(())
@@ -252,11 +251,16 @@ impl Core {
     #[cold]
     pub(crate) fn make_room(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
         let mut batch = [OwnedSlot::NONE; BATCH];
-        let Stock { bin, ready_slots, .. } = cache.stock(class);
-        let count = bin.ready.take_oldest(ready_slots, &mut batch, false);
-        bin.ready.push(ready_slots, slot);
+        let bin = cache.bin(class);
+        let count = bin.ready.take_oldest(&mut batch, false);
+        bin.ready.push(slot);
         self.give_back(cache.mark, class, batch.get(..count).unwrap_or_default())
             .map_err(|NotOwned(chunk)| not_owned(chunk, Operation::Free))
+    }
+
+    /// The class of a slot that a cache owns.
+    pub(crate) fn class_of(&self, slot: OwnedSlot) -> ClassId {
+        self.arena.own_region(slot.chunk).own_class()
     }
 
     fn give_back(&self, mark: u8, class: ClassId, slots: &[OwnedSlot]) -> Result<(), NotOwned> {
@@ -273,8 +277,7 @@ impl Core {
         for class in ClassId::all() {
             let mut batch = [OwnedSlot::NONE; BATCH];
             loop {
-                let Stock { bin, ready_slots, .. } = cache.stock(class);
-                let count = bin.ready.take_oldest(ready_slots, &mut batch, true);
+                let count = cache.bin(class).ready.take_oldest(&mut batch, true);
                 if count == 0 {
                     break;
                 }
@@ -282,8 +285,7 @@ impl Core {
             }
             let mut held = [OwnedSlot::NONE; crate::quarantine::PLACES];
             let mut count = 0;
-            let Stock { bin, ring_slots, .. } = cache.stock(class);
-            let left = bin.ring.drain(ring_slots, |slot| {
+            let left = cache.bin(class).ring.drain(|slot| {
                 if let Some(place) = held.get_mut(count) {
                     *place = slot;
                     count += 1;

@@ -179,7 +179,7 @@ impl Core {
             _ => {
                 let header = checksum::read(start);
                 let fields = header.fields();
-                let known = self.seal.checksum(start, fields.0) == header.checksum() && !fields.is_allocated();
+                let known = self.seal.expected(start, fields) == header.checksum() && !fields.is_allocated();
                 return Err(match fields.origin() {
                     Some(origin) if known && over_aligned(start, fields) == chunk => {
                         Violation::new(Kind::Freed, operation, chunk, "the chunk was given back before")

@@ -23,7 +23,7 @@ impl Core {
     /// Whether a slot's header is one of ours, in whatever state.
     #[inline(always)]
     fn is_sealed<C: Crc>(&self, chunk: usize, header: Header) -> bool {
-        self.seal.secrets.checksum::<C>(chunk, header.fields().0) == header.checksum()
+        self.seal.secrets.reloaded().expected::<C>(chunk, header.fields()) == header.checksum()
     }
 
     /// Whether the slot behind a chunk has a header of ours; a blank one does not count.
@@ -47,7 +47,7 @@ impl Core {
         let mut header = checksum::read(next);
         for look in 0..LOOKS {
             header = checksum::read(next);
-            let sealed = self.seal.checksum(next, header.fields().0) == header.checksum();
+            let sealed = self.seal.expected(next, header.fields()) == header.checksum();
             // The pages of released and of never used slots are zero.
             let blank =
                 header.0 == 0 && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
@@ -59,7 +59,7 @@ impl Core {
             }
         }
         let chunk = over_aligned(start, fields);
-        let expected = self.seal.checksum(next, header.fields().0);
+        let expected = self.seal.expected(next, header.fields());
         if operation == Operation::Check && header.fields().has_valid_marker() {
             // An overflow from below hits the lowest byte first, and that is in order: so the damage came from above, by an
             // underflow of the chunk behind.

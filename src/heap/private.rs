@@ -334,8 +334,8 @@ fn take_back(core: &Core, cache: &mut ThreadCache, chunk: usize, demand: Demand)
     match freed {
         Freed::Done => Ok(()),
         Freed::Unusual => with_mixture!(cache.checks, P => core.free::<P>(cache, chunk, demand)),
-        Freed::Overfull(class, slot) => core.make_room(cache, class, slot),
-        Freed::AtTurn(class, slot) => core.turn(cache, class, slot),
+        Freed::Overfull(slot) => core.make_room(cache, core.class_of(slot), slot),
+        Freed::AtTurn(slot) => core.turn(cache, core.class_of(slot), slot),
     }
 }
 

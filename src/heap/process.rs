@@ -15,7 +15,7 @@ use crate::os::{environment, thread_local};
 use crate::primary::region::OwnedSlot;
 use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::report;
-use crate::size_class::{ClassId, FINE_MAX, SMALL_MAX};
+use crate::size_class::{FINE_MAX, SMALL_MAX};
 use crate::stats::Stats;
 use crate::thread_cache::{ASK, ThreadCache};
 use crate::violation::{Operation, Violation};
@@ -41,17 +41,21 @@ pub(crate) type Start = Options;
 
 /// The calling thread's cache and its heap, if it has one: one load from thread-local storage and a comparison.
 #[inline(always)]
-fn own_cache() -> Option<(&'static Core, &'static mut ThreadCache)> {
+fn own_cache() -> Option<&'static mut ThreadCache> {
     let word = thread_local::get();
     if word <= NO_CACHE_ANY_MORE {
         return None;
     }
     // SAFETY: the word is the address of this thread's own cache, which nobody else uses and of which no other
     // reference is alive while one from here is; the heap lives as long as the process.
-    unsafe {
-        let cache = &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(word);
-        Some((Core::at(cache.core), cache))
-    }
+    unsafe { Some(&mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(word)) }
+}
+
+/// The heap of a thread's own cache.
+#[inline(always)]
+fn heap_of(cache: &ThreadCache) -> &'static Core {
+    // SAFETY: it lives as long as the process.
+    unsafe { Core::at(cache.core) }
 }
 
 /// A chunk of `size` bytes at a multiple of 2^`align_log2`; zero (and ENOMEM) when there is no memory.
@@ -59,9 +63,9 @@ fn own_cache() -> Option<(&'static Core, &'static mut ThreadCache)> {
 /// Profile `default` is compiled into the caller; all else is a call away.
 #[inline(always)]
 pub(crate) fn allocate(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    if let Some((core, cache)) = own_cache()
+    if let Some(cache) = own_cache()
         && cache.set == Some(Set::Default)
-        && let Some(chunk) = core.allocate_ready::<DefaultProfile, FINE_MAX>(cache, size, align_log2, origin)
+        && let Some(chunk) = heap_of(cache).allocate_ready::<DefaultProfile, FINE_MAX>(cache, size, align_log2, origin)
     {
         return chunk;
     }
@@ -71,9 +75,10 @@ pub(crate) fn allocate(start: &Start, size: usize, align_log2: u32, origin: Orig
 /// Allocation in other profiles, and whatever the fast path left.
 #[inline(never)]
 fn allocate_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    if let Some((core, cache)) = own_cache()
+    if let Some(cache) = own_cache()
         && let Some(set) = cache.set
-        && let Some(chunk) = with_set!(set, P => core.allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin))
+        && let Some(chunk) =
+            with_set!(set, P => heap_of(cache).allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin))
     {
         return chunk;
     }
@@ -96,14 +101,15 @@ pub(crate) fn hands_out_zeroes() -> bool {
     heap != 0 && unsafe { Core::at(heap) }.options.hands_out_zeroes()
 }
 
-/// Takes a chunk back, or ends the process with a report.
+/// Takes a chunk back, or ends the process with a report. NULL is nothing.
 ///
 /// Profile `default` is compiled into the caller; all else is a call away.
 #[inline(always)]
 pub(crate) fn free(chunk: usize, demand: Demand) {
-    if let Some((core, cache)) = own_cache()
+    if let Some(cache) = own_cache()
         && cache.set == Some(Set::Default)
     {
+        let core = heap_of(cache);
         match core.free_usual::<DefaultProfile, FINE_MAX>(cache, chunk, demand) {
             Freed::Done => return,
             Freed::Unusual => {}
@@ -113,10 +119,15 @@ pub(crate) fn free(chunk: usize, demand: Demand) {
     free_otherwise(chunk, demand);
 }
 
-/// Deallocation in other profiles, and whatever the fast path left.
+/// Deallocation in other profiles, and whatever the fast path left. Nothing is done about NULL, which the fast path can't tell
+/// from any address that is not the heap's.
 #[inline(never)]
 fn free_otherwise(chunk: usize, demand: Demand) {
-    if let Some((core, cache)) = own_cache() {
+    if chunk == 0 {
+        return;
+    }
+    if let Some(cache) = own_cache() {
+        let core = heap_of(cache);
         match with_set!(cache.checks, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand)) {
             Freed::Done => return,
             Freed::Unusual => {}
@@ -137,23 +148,23 @@ fn free_otherwise(chunk: usize, demand: Demand) {
 fn finish(core: &Core, cache: &mut ThreadCache, freed: Freed) {
     match freed {
         Freed::Done | Freed::Unusual => {}
-        Freed::Overfull(class, slot) => make_room(core, cache, class, slot),
-        Freed::AtTurn(class, slot) => turn(core, cache, class, slot),
+        Freed::Overfull(slot) => make_room(core, cache, slot),
+        Freed::AtTurn(slot) => turn(core, cache, slot),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn make_room(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) {
-    if let Err(violation) = core.make_room(cache, class, slot) {
+fn make_room(core: &Core, cache: &mut ThreadCache, slot: OwnedSlot) {
+    if let Err(violation) = core.make_room(cache, core.class_of(slot), slot) {
         stop(&violation);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn turn(core: &Core, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) {
-    if let Err(violation) = core.turn(cache, class, slot) {
+fn turn(core: &Core, cache: &mut ThreadCache, slot: OwnedSlot) {
+    if let Err(violation) = core.turn(cache, core.class_of(slot), slot) {
         stop(&violation);
     }
 }

@@ -81,7 +81,7 @@ impl Core {
         if P::canary(&self.options) {
             let word = self.seal.secrets.canary(sum);
             // SAFETY: as above; the capacity is a multiple of 8.
-            unsafe { canary::fill::<false>(false, memory, size, small.class.capacity(), word) };
+            unsafe { canary::fill(memory, size, small.class.capacity(), word) };
         }
         checksum::write(small.start, Header::seal(fields, sum));
         small.slot.state.store(state::LIVE, Ordering::Release);

@@ -115,8 +115,9 @@ impl Arena {
         if distance >= self.bytes {
             return None;
         }
-        // The bound follows from `bytes`; the mask lets the compiler drop the check.
-        Some(&self.regions[(distance >> self.region_shift) & (REGIONS - 1)])
+        let number = distance >> self.region_shift;
+        // SAFETY: `bytes` is at most REGIONS regions.
+        Some(unsafe { self.regions.get_unchecked(number) })
     }
 
     /// The region of an address that the allocator itself handed out.

@@ -81,24 +81,27 @@ pub(crate) struct Slot<'a> {
 
 /// A slot that a thread cache owns: its chunk, and where its state byte is, so that handing it out needs no
 /// arithmetic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OwnedSlot {
     pub(crate) chunk: usize,
-    state: usize,
+    state: *const AtomicU8,
 }
 
+/// The state byte of no slot: no cache has this mark.
+static NOBODY: AtomicU8 = AtomicU8::new(state::UNSEALED);
+
 impl OwnedSlot {
-    /// Fills places that are not in use.
-    pub(crate) const NONE: Self = Self { chunk: 0, state: 0 };
+    /// Fills places that are not in use. Its state byte says that no cache owns it.
+    pub(crate) const NONE: Self = Self { chunk: 0, state: &raw const NOBODY };
 
     /// A slot without a state byte, for tests that only move it about.
     #[cfg(test)]
     pub(crate) const fn numbered(chunk: usize) -> Self {
-        Self { chunk, state: 0 }
+        Self { chunk, state: &raw const NOBODY }
     }
 
     pub(crate) fn new(chunk: usize, state: &AtomicU8) -> Self {
-        Self { chunk, state: core::ptr::from_ref(state).expose_provenance() }
+        Self { chunk, state }
     }
 
     /// The state byte.
@@ -106,7 +109,7 @@ impl OwnedSlot {
     pub(crate) fn state(&self) -> &AtomicU8 {
         // SAFETY: made from a reference; state bytes stay mapped as long as the heap, and so as the caches that hold
         // such a value.
-        unsafe { &*core::ptr::with_exposed_provenance(self.state) }
+        unsafe { &*self.state }
     }
 }
 
@@ -218,7 +221,7 @@ impl Region {
 
     /// The slot whose chunk starts exactly at `address`, if there is one below the frontier.
     #[inline(always)]
-    pub(crate) fn slot_at(&self, address: usize) -> Option<Slot<'_>> {
+    pub(crate) fn slot_at(&self, address: usize) -> Option<SlotIndex> {
         // First: what is read after it is what the region was opened with.
         let frontier = self.frontier();
         let distance = address.wrapping_sub(self.first.load(Ordering::Relaxed)) as u64;
@@ -228,8 +231,7 @@ impl Region {
         if quotient >= u64::from(frontier) {
             return None;
         }
-        let index = SlotIndex(quotient as u32);
-        Some(Slot { index, state: self.state(index) })
+        Some(SlotIndex(quotient as u32))
     }
 
     /// The slot of a chunk that the allocator itself put away, so that its address is known to be right.
@@ -269,7 +271,8 @@ impl Region {
     /// The state byte of a slot below the frontier, or of the one at it.
     #[inline(always)]
     pub(crate) fn state(&self, index: SlotIndex) -> &AtomicU8 {
-        let offset = (index.0 as usize) << (self.spread.load(Ordering::Relaxed) & 7);
+        // Wrapping, though it never does: spares a mask.
+        let offset = (index.0 as usize).wrapping_shl(u32::from(self.spread.load(Ordering::Relaxed)));
         let address = self.states.load(Ordering::Relaxed) + offset;
         // SAFETY: the state bytes up to and including the frontier are mapped as long as the heap
         // lives, and are only ever used as atomics.
@@ -300,7 +303,7 @@ mod tests {
             let class = ClassId::new(class).expect("in range");
             let region = region(class);
             let address = FIRST + index as usize * class.stride();
-            prop_assert_eq!(region.slot_at(address).map(|slot| slot.index.0), Some(index));
+            prop_assert_eq!(region.slot_at(address).map(|index| index.0), Some(index));
         }
 
         #[test]
