@@ -1,7 +1,8 @@
 //! SIGSEGV, explained: which chunk an access that faulted belongs to, and where it lies.
 //!
 //! The handler prints a report, puts back the action that was there before, and returns: the instruction faults again,
-//! and whatever the program (or the system) does about it happens as it would have without testudo. A handler that the
+//! and whatever the program (or the system) does about it happens as it would have without testudo (but see
+//! [`nobody_else_would_see_it`]). A handler that the
 //! program installs later takes this one's place, as it would have taken the default's.
 
 use super::core::Core;
@@ -62,6 +63,26 @@ extern "C" fn on_fault(signal: libc::c_int, information: *mut libc::siginfo_t, c
         unsafe { libc::raise(signal) };
         return;
     }
+    explain_fault(address, context);
+    if nobody_else_would_see_it() {
+        process::abort();
+    }
+}
+
+/// Whether the program has no handler of its own for a fault, but one for an abort: a fuzzer's runtime (libFuzzer) that
+/// found this handler in place and so installed none. By the default action the input that it must save would be lost.
+fn nobody_else_would_see_it() -> bool {
+    // SAFETY: plain structures and valid places; the old action was stored before this handler could run.
+    unsafe {
+        let mut on_abort: libc::sigaction = core::mem::zeroed();
+        (*(*BEFORE.0.get()).as_ptr()).sa_sigaction == libc::SIG_DFL
+            && libc::sigaction(libc::SIGABRT, core::ptr::null(), &raw mut on_abort) == 0
+            && !matches!(on_abort.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+    }
+}
+
+/// Reports the fault, if it is at one of the heap's chunks and the first.
+fn explain_fault(address: usize, context: *mut libc::c_void) {
     let heap = HEAP.load(Ordering::Acquire);
     if heap == 0 || EXPLAINING.swap(true, Ordering::AcqRel) {
         return;
