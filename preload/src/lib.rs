@@ -1,6 +1,10 @@
 //! `libtestudo.so`: the C and C++ allocation symbols, for `LD_PRELOAD` or for linking.
 //!
 //! Each symbol is one call into [`hardened_heap::c_api`]; nothing else is exported.
+//!
+//! The library has no part of std in it, and so needs no libgcc_s, which a small program would wait for at every start. Only
+//! where cargo builds it for tests, with unwinding panics, std is there to handle them.
+#![cfg_attr(panic = "abort", no_std)]
 
 mod cxx;
 mod extensions;
@@ -8,6 +12,14 @@ mod introspection;
 
 use core::ffi::c_void;
 use hardened_heap::c_api;
+
+/// There are no panics in the allocator: this is for the compiler.
+#[cfg(panic = "abort")]
+#[panic_handler]
+fn panicked(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::abort() }
+}
 
 /// See malloc(3).
 #[unsafe(no_mangle)]
