@@ -20,12 +20,13 @@ use core::cell::UnsafeCell;
 /// Places for ready slots of one class.
 pub(crate) const READY: usize = 128;
 
-/// The ready slots of one class, taken from the end, which lie in an array of their own ([`ReadySlots`]), so that a class
-/// that is not used costs no memory.
+/// The ready slots of one class, taken from the end, which lie in an array of their own ([`ReadySlots`]). The array is not
+/// touched until it is opened, so that a class that is not used costs no memory.
 ///
-/// Invariant, from [`Self::new`] on: `last` points into the array, between its first place, which holds
+/// Invariant, from [`Self::open`] on: `last` points into the array, between its first place, which holds
 /// [`OwnedSlot::NONE`] for ever, and `end`, which is the last place that may be used. So there is always a slot to look at,
-/// and where none is ready it is one that no cache owns: one comparison tells both.
+/// and where none is ready it is one that no cache owns: one comparison tells both. Before that both point to such a slot
+/// outside, and there is room for none.
 pub(crate) struct Ready {
     last: *mut OwnedSlot,
     end: *mut OwnedSlot,
@@ -42,18 +43,32 @@ const FIRST_BATCH: u16 = 8;
 /// Places for the ready slots of one class, behind one that stays [`OwnedSlot::NONE`].
 pub(crate) type ReadySlots = [OwnedSlot; READY + 1];
 
+/// What all closed bins point to. Never written.
+struct Outside(OwnedSlot);
+
+// SAFETY: a constant.
+unsafe impl Sync for Outside {}
+
+static OUTSIDE: Outside = Outside(OwnedSlot::NONE);
+
 impl Ready {
-    /// None ready, and up to `most` later, in `places`.
+    /// None ready, and no room for any yet.
+    const CLOSED: Self = {
+        let outside = (&raw const OUTSIDE.0).cast_mut();
+        Self { last: outside, end: outside, most: 0, batch: FIRST_BATCH }
+    };
+
+    /// Makes room for up to `most` slots, at least one, in `places`.
     ///
     /// # Safety
     /// `places` outlives the value and is used by nobody else.
-    unsafe fn new(places: *mut ReadySlots, most: u16) -> Self {
-        let most = most.min(READY as u16);
-        let none = places.cast::<OwnedSlot>();
+    unsafe fn open(&mut self, places: *mut ReadySlots, most: u16) {
+        self.most = most.clamp(1, READY as u16);
+        self.last = places.cast();
         // SAFETY: the first place; `most` is at most the number of the others.
         unsafe {
-            none.write(OwnedSlot::NONE);
-            Self { last: none, end: none.add(usize::from(most)), most, batch: FIRST_BATCH }
+            self.last.write(OwnedSlot::NONE);
+            self.end = self.last.add(usize::from(self.most));
         }
     }
 
@@ -70,13 +85,16 @@ impl Ready {
     /// [`Self::length`] of a value that another thread may be using.
     ///
     /// # Safety
-    /// `ready` was made by [`Self::new`].
+    /// `ready` is an aligned value of this type.
     unsafe fn peek_length(ready: *const Self) -> usize {
-        // SAFETY: the caller's promise; only `last` changes, and it always lies behind the first place.
-        unsafe {
-            let none = (*ready).end.wrapping_sub(usize::from((*ready).most));
-            ((&raw const (*ready).last).read_volatile().addr() - none.addr()) / size_of::<OwnedSlot>()
-        }
+        // SAFETY: the caller's promise.
+        let (last, end, most) = unsafe {
+            let most = (&raw const (*ready).most).read_volatile();
+            ((&raw const (*ready).last).read_volatile(), (&raw const (*ready).end).read_volatile(), usize::from(most))
+        };
+        // The bin may be opened between two of these.
+        let free = end.addr().wrapping_sub(last.addr()) / size_of::<OwnedSlot>();
+        most.saturating_sub(free)
     }
 
     /// How many slots to ask for: twice as many each time, up to half of the places.
@@ -166,15 +184,8 @@ pub(crate) struct Bin {
 impl Bin {
     /// # Safety
     /// The places outlive the value and are used by nobody else.
-    unsafe fn new(
-        class: ClassId,
-        quarantine_bytes: usize,
-        ready_bytes: usize,
-        ready_slots: *mut ReadySlots,
-        ring_slots: *mut RingSlots,
-    ) -> Self {
+    unsafe fn new(class: ClassId, quarantine_bytes: usize, ring_slots: *mut RingSlots) -> Self {
         let stride = class.stride();
-        let ready = (ready_bytes / stride).clamp(2, READY) as u16;
         // A class may have a 64th of the thread's quarantine, and eight places even if that is less: what waits there is pushed
         // out of the caches by what lives.
         let places = (quarantine_bytes / 64 / stride).clamp(8, quarantine::PLACES) as u8;
@@ -182,7 +193,7 @@ impl Bin {
         // SAFETY: the caller's promise.
         unsafe {
             Self {
-                ready: Ready::new(ready_slots, ready),
+                ready: Ready::CLOSED,
                 ring: Ring::new(ring_slots, places, stride > FINE_MAX + HEADER),
                 extent: Extent::new(class.capacity()),
                 open_slab: u8::MAX,
@@ -281,9 +292,8 @@ impl ThreadCache {
             (&raw mut (*cache).in_use).write(true);
             for class in ClassId::all() {
                 let number = class.index();
-                let ready_slots = (&raw mut (*cache).ready_slots).cast::<ReadySlots>().add(number);
                 let ring_slots = (&raw mut (*cache).ring_slots).cast::<RingSlots>().add(number);
-                let bin = Bin::new(class, quarantine_bytes, READY_BYTES, ready_slots, ring_slots);
+                let bin = Bin::new(class, quarantine_bytes, ring_slots);
                 (&raw mut (*cache).bins).cast::<Bin>().add(number).write(bin);
             }
             (*cache).resume_fast_paths();
@@ -328,6 +338,18 @@ impl ThreadCache {
         self.random_and_bin(class).1
     }
 
+    /// The part of a class, with room for ready slots.
+    pub(crate) fn open_bin(&mut self, class: ClassId) -> &mut Bin {
+        let places = self.ready_slots.get().cast::<ReadySlots>().wrapping_add(class.index());
+        let bin = self.bin(class);
+        if bin.ready.most == 0 {
+            let most = (READY_BYTES / class.stride()).clamp(2, READY) as u16;
+            // SAFETY: the class's own part of the array, which is only used through its bin.
+            unsafe { bin.ready.open(places, most) };
+        }
+        bin
+    }
+
     /// The mark and the part of a class. The mark is lent, so that it is loaded where it is used.
     #[inline(always)]
     pub(crate) fn mark_and_bin(&mut self, class: ClassId) -> (&u8, &mut Bin) {
@@ -353,8 +375,10 @@ mod tests {
     #[test]
     fn ready_slots_come_out_in_reverse_order_and_oldest_leave_first() {
         let mut places = [OwnedSlot::NONE; READY + 1];
+        let mut ready = Ready::CLOSED;
+        assert_eq!((ready.pop(), ready.length()), (None, 0));
         // SAFETY: `places` lives as long and is not used otherwise.
-        let mut ready = unsafe { Ready::new(&raw mut places, 4) };
+        unsafe { ready.open(&raw mut places, 4) };
         let states = [0, 1, 2, 3, 4].map(AtomicU8::new);
         let slots = [0, 1, 2, 3, 4].map(|number| OwnedSlot::new(number, &states[number]));
         for slot in slots.iter().take(4) {

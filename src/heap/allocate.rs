@@ -183,7 +183,7 @@ impl Core {
         self.refresh_randomness(cache);
         self.decay_if_due();
         let mut batch = [OwnedSlot::NONE; BATCH];
-        let wanted = cache.bin(class).ready.next_batch().clamp(1, BATCH);
+        let wanted = cache.open_bin(class).ready.next_batch().clamp(1, BATCH);
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
         let (random, bin) = cache.random_and_bin(class);

@@ -251,7 +251,7 @@ impl Core {
     #[cold]
     pub(crate) fn make_room(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
         let mut batch = [OwnedSlot::NONE; BATCH];
-        let bin = cache.bin(class);
+        let bin = cache.open_bin(class);
         let count = bin.ready.take_oldest(&mut batch, false);
         bin.ready.push(slot);
         self.give_back(cache.mark, class, batch.get(..count).unwrap_or_default())
