@@ -47,6 +47,13 @@ impl Sampler {
         true
     }
 
+    /// So many slots that were counted when they were fetched have not been handed out: a thread that ends after a few
+    /// allocations must not count as one that made as many as it could have.
+    pub(crate) fn take_back(&mut self, allocations: usize) {
+        let most = i64::from(self.rate) * 2;
+        self.left = self.left.saturating_add(i64::try_from(allocations).unwrap_or(i64::MAX)).min(most);
+    }
+
     /// Counts one allocation; `true` when it is the one. Then the next interval begins.
     pub(crate) fn falls_on_this(&mut self, random: &mut Random) -> bool {
         self.left -= 1;

@@ -281,6 +281,7 @@ impl Core {
                 if count == 0 {
                     break;
                 }
+                cache.sampler.take_back(count);
                 self.give_back(cache.mark, class, batch.get(..count).unwrap_or_default())?;
             }
             let mut held = [OwnedSlot::NONE; crate::quarantine::PLACES];
