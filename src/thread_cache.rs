@@ -228,6 +228,8 @@ pub(crate) struct ThreadCache {
     /// Next cache of the heap, in use or free.
     pub(crate) next: usize,
     pub(crate) in_use: bool,
+    /// Not in use, and not flushed.
+    pub(crate) warm: bool,
     /// Turns of rings, truncated.
     pub(crate) turns: u8,
     /// The kernel's number of its thread, or [`ASK`]; zero where threads share the cache.
@@ -290,6 +292,7 @@ impl ThreadCache {
             (&raw mut (*cache).set).write(None);
             (&raw mut (*cache).next).write(0);
             (&raw mut (*cache).in_use).write(true);
+            (&raw mut (*cache).warm).write(false);
             for class in ClassId::all() {
                 let number = class.index();
                 let ring_slots = (&raw mut (*cache).ring_slots).cast::<RingSlots>().add(number);

@@ -65,6 +65,7 @@ impl Core {
     /// Gives all free memory back to the system: the cache's own, empty slabs, kept mappings.
     pub(crate) fn purge(&self, cache: &mut ThreadCache) -> Result<(), Violation> {
         self.flush(cache)?;
+        self.flush_left()?;
         for class in &self.classes {
             class.lock().purge(self.ground());
         }

@@ -18,6 +18,7 @@ use crate::secondary::{self, Secondary};
 use crate::size_class::{CLASSES, ClassId};
 use crate::thread_cache::{ASK, ThreadCache};
 use crate::trace::{Caller, Rules, Trace, Window};
+use crate::violation::Violation;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Address space of the process-wide heap.
@@ -88,12 +89,41 @@ impl Links {
 struct Registry {
     /// First cache of the list.
     first: usize,
+    /// Left caches that have not been flushed.
+    warm: usize,
     /// Marks in use, as bits.
     marks: [u64; 4],
     random: Random,
 }
 
+/// Caches that wait for the next thread with all that is in them: a program that starts a thread for every request pays
+/// neither for filling them nor for emptying them.
+const MOST_WARM: usize = 8;
+
 impl Registry {
+    /// A cache that no thread has, one that was not flushed if there is one. It belongs to whoever holds the registry's lock.
+    fn find_left<'a>(&self) -> Option<&'a mut ThreadCache> {
+        let mut found = None;
+        let mut address = self.first;
+        while address != 0 {
+            // SAFETY: caches in the list stay mapped as long as the heap; these fields are only touched under the
+            // registry's lock, and no reference is made to the rest of a cache that is in use.
+            let (in_use, warm, next) = unsafe {
+                let cache = core::ptr::with_exposed_provenance::<ThreadCache>(address);
+                ((*cache).in_use, (*cache).warm, (*cache).next)
+            };
+            if !in_use {
+                found = Some(address);
+                if warm {
+                    break;
+                }
+            }
+            address = next;
+        }
+        // SAFETY: in the list, and nobody else's.
+        found.map(|address| unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) })
+    }
+
     fn take_mark(&mut self) -> u8 {
         for mark in state::FIRST_MARK..state::SHARED_MARK {
             if let Some(word) = self.marks.get_mut(usize::from(mark / 64))
@@ -179,7 +209,12 @@ impl Core {
             (*core).guarded.init(&options, random.fork());
             (&raw mut (*core).shared).write(Lock::new(0));
             (&raw mut (*core).links).write(Links::new());
-            (&raw mut (*core).registry).write(Lock::new(Registry { first: 0, marks: [0; 4], random: random.fork() }));
+            (&raw mut (*core).registry).write(Lock::new(Registry {
+                first: 0,
+                warm: 0,
+                marks: [0; 4],
+                random: random.fork(),
+            }));
             (&raw mut (*core).epochs).write(Epochs::new());
             (&raw mut (*core).violations).write(AtomicUsize::new(0));
             (&raw mut (*core).generation).write(AtomicU32::new(0));
@@ -260,22 +295,21 @@ impl Core {
     /// When the system refuses the memory.
     pub(crate) fn adopt_cache(&self, shared: bool) -> Result<usize, OutOfMemory> {
         let mut registry = self.registry.lock();
-        let mut address = registry.first;
-        while address != 0 && !shared {
-            // SAFETY: caches in the list stay mapped as long as the heap. `in_use` and `next` are only touched under
-            // the registry's lock.
-            let cache = unsafe { &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(address) };
-            if !cache.in_use {
-                cache.in_use = true;
+        let left = if shared { None } else { registry.find_left() };
+        if let Some(cache) = left {
+            cache.in_use = true;
+            if cache.warm {
+                cache.warm = false;
+                registry.warm -= 1;
+            } else {
                 cache.mark = registry.take_mark();
-                cache.checks = self.set(cache.mark);
-                cache.resume_fast_paths();
-                cache.rounds = 0;
-                cache.thread = 0;
-                cache.window = Window::UNKNOWN;
-                return Ok(address);
             }
-            address = cache.next;
+            cache.checks = self.set(cache.mark);
+            cache.resume_fast_paths();
+            cache.rounds = 0;
+            cache.thread = 0;
+            cache.window = Window::UNKNOWN;
+            return Ok(core::ptr::from_mut(cache).expose_provenance());
         }
         let mark = if shared { state::SHARED_MARK } else { registry.take_mark() };
         let random = registry.random.fork();
@@ -305,11 +339,42 @@ impl Core {
         Set::of(&self.options, self.seal.has_instruction, mark == state::SHARED_MARK)
     }
 
-    /// Takes a flushed cache back for the next thread.
-    pub(crate) fn leave_cache(&self, cache: &mut ThreadCache) {
+    /// Takes a cache back for the next thread: as it is, or, when enough such wait already, flushed.
+    ///
+    /// # Errors
+    /// When two racing threads gave a chunk in it back.
+    pub(crate) fn leave_cache(&self, cache: &mut ThreadCache) -> Result<(), Violation> {
+        {
+            let mut registry = self.registry.lock();
+            if registry.warm < MOST_WARM && cache.mark != state::SHARED_MARK {
+                registry.warm += 1;
+                cache.warm = true;
+                cache.in_use = false;
+                return Ok(());
+            }
+        }
+        self.flush(cache)?;
         let mut registry = self.registry.lock();
         registry.return_mark(cache.mark);
         cache.in_use = false;
+        Ok(())
+    }
+
+    /// Flushes the caches that threads have left.
+    ///
+    /// # Errors
+    /// As for [`Self::leave_cache`].
+    pub(crate) fn flush_left(&self) -> Result<(), Violation> {
+        let mut registry = self.registry.lock();
+        while registry.warm > 0
+            && let Some(cache) = registry.find_left().filter(|cache| cache.warm)
+        {
+            registry.warm -= 1;
+            cache.warm = false;
+            registry.return_mark(cache.mark);
+            self.flush(cache)?;
+        }
+        Ok(())
     }
 
     /// Makes sure that a cache does not repeat the randomness that a fork copied.

@@ -288,10 +288,9 @@ extern "C" fn thread_ends(cache: *mut libc::c_void) {
     thread_local::set(NO_CACHE_ANY_MORE);
     // SAFETY: the heap of the process lives as long as it.
     let core = unsafe { Core::at(cache.core) };
-    if let Err(violation) = core.flush(cache) {
+    if let Err(violation) = core.leave_cache(cache) {
         stop(&violation);
     }
-    core.leave_cache(cache);
 }
 
 /// The process-wide heap, made if need be.
