@@ -7,6 +7,7 @@ use support::check::checks;
 checks! { of "conformance_aligned.c";
     aligned_alloc_aligns
     memalign_aligns
+    less_than_malloc_aligns_is_never_given
     posix_memalign_aligns
     many_aligned_chunks_live_at_once
     memalign_rounds_odd_alignments_up

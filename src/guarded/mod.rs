@@ -26,6 +26,7 @@ use crate::os::mapping::{self, PAGE, page_ceil, page_floor};
 use crate::os::process;
 use crate::primary::arena::reserve_somewhere;
 use crate::random::Random;
+use crate::size_class::MIN_ALIGN;
 use crate::trace::{Caller, History, Trace};
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -169,11 +170,12 @@ impl Guarded {
     /// multiple of its alignment: so a chunk can end right at the guard page unless its size was put together.
     fn alignment(&self, size: usize, align_log2: u32, origin: Origin) -> usize {
         let asked = 1_usize << align_log2;
+        let natural = (1 << size.trailing_zeros().min(MIN_ALIGN.ilog2())).max(self.least_align);
         match origin {
-            Origin::Malloc | Origin::New | Origin::NewArray => {
-                (1 << size.trailing_zeros().min(align_log2)).max(self.least_align.min(asked))
-            }
-            _ => asked,
+            Origin::Malloc | Origin::New | Origin::NewArray => natural,
+            // A C program that asks for less than malloc gives may rely on what malloc gives.
+            Origin::Memalign | Origin::AlignedNew | Origin::AlignedNewArray => asked.max(natural),
+            Origin::Rust => asked,
         }
     }
 

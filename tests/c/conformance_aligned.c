@@ -45,6 +45,18 @@ static void memalign_aligns(void) {
     }
 }
 
+/* Who asks for little may still rely on what malloc gives. */
+static void less_than_malloc_aligns_is_never_given(void) {
+    for (size_t align = 1; align <= 16; align *= 2)
+        for (size_t size = 1; size < 200; size++) {
+            char *one = memalign(align, size), *other = aligned_alloc(align, size);
+            EXPECT((uintptr_t)one % 16 == 0);
+            EXPECT((uintptr_t)other % 16 == 0);
+            free(one);
+            free(other);
+        }
+}
+
 static void posix_memalign_aligns(void) {
     for (size_t a = sizeof(void *); a <= (size_t)1 << 20; a *= 2) EACH_SIZE(n) {
             void *p = NULL;
@@ -218,6 +230,7 @@ static void sized_frees_preserve_errno(void) {
 static const struct check checks[] = {
     CHECK(aligned_alloc_aligns),
     CHECK(memalign_aligns),
+    CHECK(less_than_malloc_aligns_is_never_given),
     CHECK(posix_memalign_aligns),
     CHECK(many_aligned_chunks_live_at_once),
     CHECK(memalign_rounds_odd_alignments_up),

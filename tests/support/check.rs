@@ -1,5 +1,7 @@
 //! Runs the named checks of a conformance program.
 
+use std::process::Command;
+
 use super::{Profile, compile, preloaded};
 
 /// Claims that the check called `name` of a program in `tests/c` finds nothing wrong, whatever the
@@ -9,16 +11,22 @@ use super::{Profile, compile, preloaded};
 /// With all that it did find.
 pub fn conforms(source: &str, name: &str) {
     let program = compile::program(&[source]);
-    for profile in [Profile::Default, Profile::Strict, Profile::Fast] {
-        let output = preloaded(&program, profile).arg(name).output().expect("the program runs");
+    let one = |name_of_run: &str, mut command: Command| {
+        let output = command.arg(name).output().expect("the program runs");
         assert!(
             output.status.success() && output.stderr.is_empty(),
-            "{name} of {source} in {profile:?} ended with {}:\n{}{}",
+            "{name} of {source} in {name_of_run} ended with {}:\n{}{}",
             output.status,
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
+    };
+    for profile in [Profile::Default, Profile::Strict, Profile::Fast] {
+        one(profile.name(), preloaded(&program, profile));
     }
+    let mut sampled = preloaded(&program, Profile::Default);
+    sampled.env("TESTUDO_OPTIONS", "sample_rate=1");
+    one("default, every chunk guarded", sampled);
 }
 
 /// Declares one test for each named check of one conformance program.
