@@ -138,11 +138,13 @@ fn the_debian_package_brings_everything_and_works_from_where_it_is_unpacked() {
     links_by_pkg_config(&usr, &library, true);
 
     let control = succeeds(Command::new("dpkg-deb").arg("-f").arg(folder.path().join("testudo.deb"))).out();
-    for line in ["Package: testudo", "Depends: libc6"] {
+    for line in ["Package: testudo", "Depends: libc6", "libgcc-s1"] {
         assert!(control.contains(line), "{control}");
     }
     let Some(root) = root::Root::with_library() else { return };
     succeeds(Command::new("dpkg-deb").arg("-x").arg(folder.path().join("testudo.deb")).arg(root.path()));
+    // What the package depends on: the command needs libgcc_s, the library does not.
+    root.copy_libraries_of(&command);
     let words = ["/usr/bin/testudo", "run", "--", "grep", "-c", "libtestudo.so", "/proc/self/maps"];
     let ended = root.run(&[], &words);
     assert!(ended.status.success(), "{ended:?}");

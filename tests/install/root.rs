@@ -64,7 +64,8 @@ impl Root {
         self.copy_libraries_of(program);
     }
 
-    fn copy_libraries_of(&self, file: &Path) {
+    /// Copies the shared libraries that a program or library of the system asks for.
+    pub fn copy_libraries_of(&self, file: &Path) {
         let said = succeeds(Command::new("ldd").arg(file)).out();
         for library in said.split_whitespace().filter(|word| word.starts_with('/')) {
             let library = Path::new(library);
