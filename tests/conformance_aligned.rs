@@ -18,6 +18,7 @@ checks! { of "conformance_aligned.c";
     pvalloc_aligns_and_rounds_up_to_pages
     realloc_of_aligned_memory_keeps_the_contents
     free_sized_frees
+    free_sized_frees_what_realloc_made_of_aligned_memory
     free_aligned_sized_frees
     sized_frees_preserve_errno
 }

@@ -10,6 +10,7 @@ use crate::chunk::header::{Fields, Header, Origin};
 use crate::guarded::PATTERN;
 use crate::primary::region::state;
 use crate::protections::Protections;
+use crate::secondary::table::Entry;
 use crate::size_class::{ClassId, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
@@ -38,7 +39,7 @@ impl Core {
                     && small.fields.align_log2() == align_log2
                     && size != 0 =>
             {
-                self.resize_in_slot::<P>(&small, size)?;
+                self.resize_in_slot::<P>(&small, size, origin)?;
                 return Ok(chunk);
             }
             Located::Large(entry) if size > SMALL_MAX => {
@@ -46,7 +47,7 @@ impl Core {
                     return Err(Failure::OutOfMemory);
                 }
                 // Where pages can't be moved, there may yet be room for a copy.
-                if let Ok(moved) = self.secondary.resize(self.large_ground(), &entry, size) {
+                if let Ok(moved) = self.secondary.resize(self.large_ground(), &Entry { origin, ..entry }, size) {
                     self.fill_with_pattern(moved + old_size.min(size), size.saturating_sub(old_size));
                     return Ok(moved);
                 }
@@ -63,10 +64,10 @@ impl Core {
     }
 
     /// Another size in the same slot. What the chunk no longer has must not be found there if it grows again,
-    /// and what it gains must be zero, not canary.
-    fn resize_in_slot<P: Protections>(&self, small: &Small<'_>, size: usize) -> Result<(), Violation> {
+    /// and what it gains must be zero, not canary. It comes from `origin` now: what realloc returns is given back as such,
+    /// wherever it lies.
+    fn resize_in_slot<P: Protections>(&self, small: &Small<'_>, size: usize, origin: Origin) -> Result<(), Violation> {
         let old = small.fields;
-        let Some(origin) = old.origin() else { return Ok(()) };
         let fields = Fields::allocated(size, old.align_log2(), origin);
         let sum = self.seal.checksum(small.start, fields.0);
         // Neighbours that verify this chunk at this moment must not take it for damaged.

@@ -406,7 +406,7 @@ impl Secondary {
         self.drop_kept(ground, MappingCache::take_any);
     }
 
-    /// Changes the size of a verified live chunk without copying it; returns its new address.
+    /// Changes the size of a verified live chunk without copying it, and its origin to that in `entry`; returns its new address.
     ///
     /// # Errors
     /// When the system or the budget refuses; then the chunk is as it was.

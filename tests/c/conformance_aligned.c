@@ -209,6 +209,20 @@ static void free_sized_frees(void) {
     free_sized_found(NULL, 100);
 }
 
+/* C23, 7.24.3.4: what realloc returned, wherever it was before. */
+static void free_sized_frees_what_realloc_made_of_aligned_memory(void) {
+    if (!find_sized_frees()) return;
+    const size_t changes[][2] = {{100, 101}, {100, 5000}, {5000, 100}, {300000, 300100}, {300000, 30000000}, {3000000, 400000}};
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++)
+        for (size_t align = 16; align <= 4096; align *= 16) {
+            char *p = aligned_alloc(align, changes[i][0]);
+            use(p, changes[i][0]);
+            p = realloc(p, changes[i][1]);
+            use(p, changes[i][1]);
+            free_sized_found(p, changes[i][1]);
+        }
+}
+
 static void free_aligned_sized_frees(void) {
     if (!find_sized_frees()) return;
     EACH_ALIGNMENT(a) EACH_SIZE(n) free_aligned_sized_found(aligned_alloc(a, n), a, n);
@@ -244,6 +258,7 @@ static const struct check checks[] = {
     CHECK(pvalloc_aligns_and_rounds_up_to_pages),
     CHECK(realloc_of_aligned_memory_keeps_the_contents),
     CHECK(free_sized_frees),
+    CHECK(free_sized_frees_what_realloc_made_of_aligned_memory),
     CHECK(free_aligned_sized_frees),
     CHECK(sized_frees_preserve_errno),
     {0},
