@@ -4,6 +4,7 @@
 //! configuration. Any other mixture of options runs the same code with answers read from the heap.
 
 use crate::chunk::checksum::{Crc, Portable};
+use crate::chunk::contents::{Ordinary, Vectors};
 use crate::options::Options;
 use core::marker::PhantomData;
 
@@ -14,10 +15,19 @@ pub(crate) type Native = crate::chunk::checksum::Instruction;
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) type Native = Portable;
 
+/// The vectors that profiles are compiled with.
+#[cfg(target_arch = "x86_64")]
+pub(crate) type NativeVectors = crate::chunk::contents::Wide;
+/// The vectors that profiles are compiled with.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) type NativeVectors = Ordinary;
+
 /// Answers about a set of checks.
 pub(crate) trait Protections {
     /// How checksums are computed.
     type Crc: Crc;
+    /// How contents are zeroed and checked.
+    type Vectors: Vectors;
     fn canary(options: &Options) -> bool;
     fn zero_on_free(options: &Options) -> bool;
     fn write_after_free(options: &Options) -> bool;
@@ -37,6 +47,7 @@ macro_rules! profile {
 
         impl Protections for $name {
             type Crc = Native;
+            type Vectors = NativeVectors;
             #[inline(always)]
             fn canary(_: &Options) -> bool {
                 $options.canary
@@ -65,11 +76,12 @@ profile!(DefaultProfile, "Profile `default`.", Options::DEFAULT);
 profile!(StrictProfile, "Profile `strict`.", Options::STRICT);
 profile!(FastProfile, "Profile `fast`.", Options::FAST);
 
-/// Any mixture of options, and every heap on a CPU without the CRC32 instruction.
+/// Any mixture of options, and every heap on a CPU without the CRC32 instruction or AVX2.
 pub(crate) struct Mixture<C>(PhantomData<C>);
 
 impl<C: Crc> Protections for Mixture<C> {
     type Crc = C;
+    type Vectors = Ordinary;
     fn canary(options: &Options) -> bool {
         options.canary
     }
@@ -102,7 +114,7 @@ pub(crate) enum Set {
 
 impl Set {
     /// The set for these options.
-    pub(crate) fn of(options: &Options, has_instruction: bool, shared: bool) -> Self {
+    pub(crate) fn of(options: &Options, has_instruction: bool, has_vectors: bool, shared: bool) -> Self {
         let like = |other: &Options| {
             options.canary == other.canary
                 && options.zero_on_free == other.zero_on_free
@@ -112,7 +124,7 @@ impl Set {
         };
         if !has_instruction {
             Self::Portable
-        } else if shared {
+        } else if shared || !has_vectors {
             Self::Mixed
         } else if like(&Options::DEFAULT) {
             Self::Default

@@ -349,6 +349,10 @@ impl ThreadCache {
             let most = (READY_BYTES / class.stride()).clamp(2, READY) as u16;
             // SAFETY: the class's own part of the array, which is only used through its bin.
             unsafe { bin.ready.open(places, most) };
+            // Of longer slots every one has pages of its own, which the header makes resident.
+            if class.stride() > FINE_MAX + HEADER {
+                bin.ready.batch = 1;
+            }
         }
         bin
     }

@@ -28,6 +28,69 @@ fn keep_loop() {
     unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
 }
 
+/// How long the vectors are that a fast path works with. A type, so that the choice costs nothing there.
+pub(crate) trait Vectors {
+    /// [`zero`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent);
+
+    /// [`is_zero`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool;
+}
+
+/// Sixteen bytes, which every CPU can do.
+pub(crate) struct Ordinary;
+
+impl Vectors for Ordinary {
+    #[inline(always)]
+    unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
+        // SAFETY: the caller's promise.
+        unsafe { zero(chunk, bytes, extent) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { is_zero(chunk, extent) }
+    }
+}
+
+/// AVX2's 32 bytes. Only for CPUs that have it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Wide;
+
+#[cfg(target_arch = "x86_64")]
+impl Vectors for Wide {
+    #[inline(always)]
+    unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
+        // SAFETY: the caller's promise; `process::has_avx2` said so before this type was chosen.
+        unsafe {
+            if bytes <= LONG {
+                super::avx2::zero(chunk, bytes, extent);
+            } else {
+                zero_long(chunk, bytes);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            if extent.capacity() <= LONG {
+                super::avx2::is_zero(chunk, extent)
+            } else {
+                is_zero_long(chunk, extent.capacity())
+            }
+        }
+    }
+}
+
 /// Zeroes a user area; with less than 16 bytes, the 8 in front too. `bytes` is the extent's capacity, said once more because
 /// the caller knows more about it.
 ///

@@ -7,6 +7,12 @@ pub(crate) const BLOCK: usize = 16;
 /// Up to this many bytes, five blocks do it, wherever they lie (a chunk for 64 bytes has 72).
 pub(crate) const SHORT: usize = 5 * BLOCK;
 
+/// Bytes that AVX2 loads or stores together.
+pub(crate) const WIDE: usize = 32;
+
+/// Up to this many bytes, four wide blocks do it.
+pub(crate) const WIDE_SHORT: usize = 4 * WIDE;
+
 /// The user area of the slots of a class: a positive multiple of 8 bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Extent {
@@ -15,6 +21,8 @@ pub(crate) struct Extent {
     /// behind the last. They overlap in all but the longest, so that the same instructions run for many lengths: where
     /// sizes vary, one mispredicted branch costs more than four stores too many.
     blocks: [i8; 4],
+    /// Where the second and third of four [`WIDE`] blocks begin that cover a user area of 40 to [`WIDE_SHORT`] bytes.
+    wide: [i8; 2],
     /// A bit for each byte of a block that does not belong to the user area: with 8 bytes, every block begins in the header.
     outside: u16,
 }
@@ -31,7 +39,15 @@ impl Extent {
             blocks[number] = if place < last { place as i8 } else { last as i8 };
             number += 1;
         }
-        Self { capacity: capacity as u32, blocks, outside: if capacity < BLOCK { 0xff } else { 0 } }
+        let last = capacity.cast_signed() - WIDE.cast_signed();
+        let mut wide = [0; 2];
+        let mut number = 0;
+        while number < wide.len() {
+            let place = ((number + 1) * WIDE).cast_signed();
+            wide[number] = if place < last { place as i8 } else { last as i8 };
+            number += 1;
+        }
+        Self { capacity: capacity as u32, blocks, wide, outside: if capacity < BLOCK { 0xff } else { 0 } }
     }
 
     /// Bytes.
@@ -47,6 +63,13 @@ impl Extent {
         isize::from(self.blocks[number])
     }
 
+    /// Where the second (0) or third (1) of four wide blocks begins, in bytes from the start of the user area.
+    #[inline(always)]
+    pub(crate) fn wide_block(&self, number: usize) -> isize {
+        debug_assert!(self.capacity() <= WIDE_SHORT);
+        isize::from(self.wide[number])
+    }
+
     /// A bit for each byte of a block that lies outside.
     #[inline(always)]
     pub(crate) fn outside(&self) -> u32 {
@@ -56,7 +79,21 @@ impl Extent {
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK, Extent, SHORT};
+    use super::{BLOCK, Extent, SHORT, WIDE, WIDE_SHORT};
+
+    #[test]
+    fn four_wide_blocks_cover_a_user_area_and_nothing_else() {
+        for capacity in (40..=WIDE_SHORT).step_by(16) {
+            let extent = Extent::new(capacity);
+            let last = (capacity - WIDE).cast_signed();
+            let mut covered = vec![false; capacity];
+            for start in [0, extent.wide_block(0), extent.wide_block(1), last] {
+                assert!((0..=last).contains(&start));
+                covered[start as usize..][..WIDE].fill(true);
+            }
+            assert!(covered.iter().all(|&byte| byte), "{capacity}");
+        }
+    }
 
     #[test]
     fn five_blocks_cover_a_short_user_area_and_nothing_behind_it() {

@@ -7,6 +7,8 @@
 //!  | i-1    |        ^ chunk address, 16-byte aligned
 //! ```
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 pub(crate) mod canary;
 pub(crate) mod checksum;
 pub(crate) mod contents;

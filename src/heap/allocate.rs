@@ -2,6 +2,7 @@
 
 use super::core::Core;
 use crate::chunk::checksum;
+use crate::chunk::contents::Vectors;
 use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header, MAX_ALIGN_LOG2, Origin};
 use crate::chunk::{canary, contents};
@@ -97,7 +98,7 @@ impl Core {
             if capacity > PAGE && old.fields() == Fields::FRESH {
                 contents::is_zero_at_edges(memory, capacity)
             } else {
-                contents::is_zero(memory, extent)
+                P::Vectors::is_zero(memory, extent)
             }
         }
     }

@@ -52,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) seal: Seal,
     pub(crate) budget: Budget,
+    /// Whether the CPU has the vectors that profiles are compiled with.
+    has_vectors: bool,
     /// Largest single request in bytes.
     pub(crate) max_alloc: usize,
     pub(crate) arena: Arena,
@@ -197,6 +199,7 @@ impl Core {
             (&raw mut (*core).options).write(options);
             (&raw mut (*core).seal)
                 .write(Seal { secrets: Secrets::draw(random), has_instruction: process::has_crc32_instruction() });
+            (&raw mut (*core).has_vectors).write(process::has_native_vectors());
             (&raw mut (*core).budget).write(Budget::new(mebibytes(options.heap_limit_mb)));
             (&raw mut (*core).max_alloc).write(mebibytes(options.max_alloc_mb));
             (*core).arena.reserve(arena_bytes, options.randomize, random)?;
@@ -336,7 +339,7 @@ impl Core {
     }
 
     fn set(&self, mark: u8) -> Set {
-        Set::of(&self.options, self.seal.has_instruction, mark == state::SHARED_MARK)
+        Set::of(&self.options, self.seal.has_instruction, self.has_vectors, mark == state::SHARED_MARK)
     }
 
     /// Takes a cache back for the next thread: as it is, or, when enough such wait already, flushed.

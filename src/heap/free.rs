@@ -3,10 +3,11 @@
 use super::allocate::not_owned;
 use super::core::Core;
 use super::locate::{Located, Small};
+use crate::chunk::canary;
 use crate::chunk::checksum;
+use crate::chunk::contents::Vectors;
 use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header, Origin};
-use crate::chunk::{canary, contents};
 use crate::primary::class::{BATCH, NotOwned};
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
@@ -187,7 +188,8 @@ impl Core {
         fields: Fields,
     ) -> bool {
         // First: whoever sees the slot live sees header and canaries in order.
-        if P::atomic_free(&self.options, *mark == state::SHARED_MARK) {
+        // Chunks that are quarantined in no order pass no turn, whose fence a plain store counts on.
+        if capacity > FINE_MAX || P::atomic_free(&self.options, *mark == state::SHARED_MARK) {
             if slot.compare_exchange(state::LIVE, *mark, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 return false;
             }
@@ -196,7 +198,7 @@ impl Core {
         }
         if P::zero_on_free(&self.options) {
             // SAFETY: the slot is this cache's now, and of this extent.
-            unsafe { contents::zero(core::ptr::with_exposed_provenance_mut(start), capacity, extent) };
+            unsafe { P::Vectors::zero(core::ptr::with_exposed_provenance_mut(start), capacity, extent) };
         }
         let freed = fields.freed();
         checksum::write(start, Header::seal(freed, self.seal.secrets.free_seal(start, freed.0)));
@@ -222,10 +224,12 @@ impl Core {
     pub(crate) fn turn(&self, cache: &mut ThreadCache, class: ClassId, slot: OwnedSlot) -> Result<(), Violation> {
         /// However little the quarantine may hold, a slot never comes back at once.
         const LEAST: usize = 2;
-        // Every slot passes a turn between its free and its next hand-out. Here the mark that it was given is made visible to
+        // Every slot that was freed by a plain store passes a turn before its next hand-out. Here the mark that it was given is made visible to
         // all, and those of others to this thread: of two racing frees one then finds a mark that is not its own.
         // Without the fence both could read their own out of their CPU's store buffer.
-        fence(Ordering::SeqCst);
+        if class.capacity() <= FINE_MAX {
+            fence(Ordering::SeqCst);
+        }
         self.refresh_randomness(cache);
         self.decay_now_and_then(cache);
         let stride = class.stride().cast_signed();

@@ -107,7 +107,7 @@ pub(crate) fn hands_out_zeroes() -> bool {
 #[inline(always)]
 pub(crate) fn free(chunk: usize, demand: Demand) {
     if let Some(cache) = own_cache()
-        && cache.set == Some(Set::Default)
+        && cache.checks == Set::Default
     {
         let core = heap_of(cache);
         match core.free_usual::<DefaultProfile, FINE_MAX>(cache, chunk, demand) {

@@ -4,6 +4,8 @@
 //! Nothing here allocates, and nothing here knows what a chunk is.
 
 pub(crate) mod atomic;
+#[cfg(target_arch = "x86_64")]
+mod cpu;
 pub(crate) mod entropy;
 pub(crate) mod environment;
 pub(crate) mod file;

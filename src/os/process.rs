@@ -106,11 +106,26 @@ pub(crate) fn exit_now(status: i32) -> ! {
 pub(crate) fn has_crc32_instruction() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        // Leaf 1, ECX bit 20. `cpuid` is in every x86-64.
-        core::arch::x86_64::__cpuid(1).ecx & (1 << 20) != 0
+        use super::cpu::{self, Register};
+        // Leaf 1, ECX bit 20.
+        cpu::has(1, Register::Ecx, 20)
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
         false
+    }
+}
+
+/// Whether the CPU and the kernel have the vectors that profiles are compiled with: AVX2. Asked once, at start.
+pub(crate) fn has_native_vectors() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use super::cpu::{self, Register};
+        // Leaf 7, EBX bit 5.
+        cpu::has(7, Register::Ebx, 5)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        true
     }
 }

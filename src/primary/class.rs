@@ -12,7 +12,7 @@ use super::slab::{List, Place, Slab, SlabId, Slabs, slots_log2};
 use crate::budget::Budget;
 use crate::chunk::checksum::Seal;
 use crate::options::Options;
-use crate::os::mapping::{self, OutOfMemory, page_ceil, page_floor};
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil, page_floor};
 use crate::random::Random;
 use crate::size_class::{ClassId, HEADER};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -324,6 +324,7 @@ impl Class {
             (bits != 0).then_some((number, base, word, bits))
         });
         let Some((number, base, word, bits)) = found else { return (0, start) };
+        let bits = if self.id.stride() >= PAGE { self.warm(region, base & !63, bits) } else { bits };
         let mut taken = 0;
         let mut gone = 0;
         for mut part in self.order(ground.options, bits, random) {
@@ -371,6 +372,21 @@ impl Class {
         }
         let draws = random.u64() | random.u64() | random.u64();
         [bits & draws, bits & !draws]
+    }
+
+    /// Those of a word's free slots that were in use before, if there are such: their pages are there already. Random
+    /// choice among all would make a whole slab resident for the sake of a few slots.
+    fn warm(&self, region: &Region, base: u32, bits: u64) -> u64 {
+        let mut warm = 0;
+        let mut rest = bits;
+        while rest != 0 {
+            let bit = rest.trailing_zeros();
+            rest &= rest - 1;
+            if region.state(SlotIndex(base + bit)).load(Ordering::Relaxed) == state::FREE {
+                warm |= 1 << bit;
+            }
+        }
+        if warm != 0 { warm } else { bits }
     }
 
     /// Marks a slot as the cache's, and sees to it that it and the slot behind it have a header.
