@@ -129,3 +129,14 @@ pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
     }
     zero != 0
 }
+
+/// [`is_zero`] for user areas of any length from [`WIDE_SHORT`] on: a call, so that fast paths stay short.
+///
+/// # Safety
+/// As there; more than [`WIDE_SHORT`] bytes.
+#[inline(never)]
+pub(crate) unsafe fn is_zero_long(chunk: *const u8, extent: &Extent) -> bool {
+    debug_assert!(extent.capacity() > WIDE_SHORT);
+    // SAFETY: the caller's promise.
+    unsafe { is_zero(chunk, extent) }
+}

@@ -18,8 +18,11 @@ const LONG: usize = 1 << 10;
 /// never touched, and zeroing it would make it resident and push other things out of the caches.
 const SPARSE: usize = 8 << 10;
 
-/// Bytes that are looked at together in a sparse chunk.
-const PATCH: usize = 256;
+/// The most pages of a sparse chunk that are zeroed without having been looked at.
+const MOST_UNSEEN: u32 = 2;
+
+/// From this many bytes on zeroing bypasses the caches.
+const PAST_CACHES: usize = 2 << 20;
 
 /// Keeps the compiler from turning a short loop into a call of `memset`, which costs more than the loop.
 #[inline(always)]
@@ -85,7 +88,7 @@ impl Vectors for Wide {
             if extent.capacity() <= LONG {
                 super::avx2::is_zero(chunk, extent)
             } else {
-                is_zero_long(chunk, extent.capacity())
+                super::avx2::is_zero_long(chunk, extent)
             }
         }
     }
@@ -162,25 +165,59 @@ unsafe fn zero_long(chunk: *mut u8, bytes: usize) {
         return;
     }
     let mut at = 0;
-    // Patches in a row that had to be zeroed: then the rest of the page probably has to be, too.
-    let mut dirty = 0;
+    // How many pages are zeroed unseen: twice as many each time that one had to be zeroed.
+    let (mut unseen, mut run) = (0, 0);
     while at < bytes {
         let to_page_end = PAGE - (chunk.addr() + at) % PAGE;
-        let part = if dirty < 2 { PATCH.min(to_page_end) } else { to_page_end }.min(bytes - at);
+        let part = to_page_end.min(bytes - at);
         // SAFETY: `at + part <= bytes`; both are multiples of 8.
         unsafe {
-            if dirty >= 2 || !is_zero_long(chunk.add(at), part) {
+            if unseen > 0 {
                 chunk.add(at).write_bytes(0, part);
-                dirty += 1;
+                unseen -= 1;
+            } else if is_zero_long(chunk.add(at), part) {
+                run = 0;
             } else {
-                dirty = 0;
+                chunk.add(at).write_bytes(0, part);
+                run = (run * 2).clamp(1, MOST_UNSEEN);
+                unseen = run;
             }
         }
         at += part;
-        if part == to_page_end {
-            dirty = 0;
-        }
     }
+}
+
+/// Zeroes so many bytes of a chunk that need not be aligned. Beyond what caches hold, past them: half the time, and what lies in
+/// them stays.
+///
+/// # Safety
+/// `chunk` is writable for `bytes` bytes.
+pub(crate) unsafe fn zero_large(chunk: *mut u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if bytes >= PAST_CACHES {
+        use core::arch::x86_64::{_mm_setzero_si128, _mm_sfence, _mm_stream_si128};
+        const LINE: usize = 64;
+        let front = chunk.align_offset(LINE);
+        let lines = (bytes - front) / LINE;
+        // SAFETY: the caller's promise: `front`, the lines and the rest are all of it. SSE2 is part of x86-64.
+        unsafe {
+            chunk.write_bytes(0, front);
+            let first = chunk.add(front);
+            let zero = _mm_setzero_si128();
+            for line in 0..lines {
+                let line = first.add(line * LINE);
+                for block in 0..LINE / BLOCK {
+                    _mm_stream_si128(line.add(block * BLOCK).cast(), zero);
+                }
+            }
+            // Such stores become visible in no order.
+            _mm_sfence();
+            first.add(lines * LINE).write_bytes(0, bytes - front - lines * LINE);
+        }
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { chunk.write_bytes(0, bytes) };
 }
 
 /// Whether a user area is all zero; with less than 16 bytes, the 8 in front are read too, and do not count.
@@ -342,6 +379,16 @@ mod tests {
             // SAFETY: the whole of `memory`; long pieces leave what is in front alone.
             unsafe { zero(memory.as_mut_ptr().cast(), words * 8, &Extent::new(words * 8)) };
             prop_assert!(memory.iter().all(|&word| word == 0));
+        }
+
+        #[test]
+        fn zeroing_past_the_caches_clears_all_and_nothing_else(offset in 1_usize..100, short in 0_usize..100) {
+            let bytes = super::PAST_CACHES + 100 - short;
+            let mut memory = vec![1_u8; offset + bytes + 1];
+            // SAFETY: `bytes` bytes from `offset` lie inside `memory`.
+            unsafe { super::zero_large(memory.as_mut_ptr().add(offset), bytes) };
+            prop_assert!(memory[..offset].iter().all(|&byte| byte == 1) && memory[offset + bytes] == 1);
+            prop_assert!(memory[offset..offset + bytes].iter().all(|&byte| byte == 0));
         }
 
         #[test]

@@ -1,22 +1,30 @@
-//! Kept mappings of freed chunks of 256 KiB to 2 MiB, for hot loops.
+//! Kept mappings of freed chunks of 256 KiB to 32 MiB, for hot loops.
 //!
-//! A fresh mapping costs a page fault for every 4 KiB touched: 238 µs a cycle for chunks around
-//! 640 KiB, against 9 for a kept one that is zeroed when it is handed out again. Most lie at an address that the
-//! program never knew, because their pages were moved when they were freed; where [`super::ration`] says so they
-//! lie where they were.
+//! A fresh mapping costs a page fault for every 4 KiB touched, or, on huge pages, the kernel's zeroing through the caches:
+//! 238 µs a cycle for chunks around 640 KiB, against 9 for a kept one that is zeroed when it is handed out again, and 1,200 µs
+//! for chunks around 10 MiB, against 460. Most lie at an address that the program never knew, because their pages
+//! were moved when they were freed; where [`super::ration`] says so they lie where they were.
 
 use super::table::Entry;
 use crate::os::process;
 
 const PLACES: usize = 32;
-/// Bytes that may be kept in all, to begin with.
-const LEAST: usize = 4 << 20;
-/// The most bytes that a hot loop can bring that to.
+/// What may be kept in all, as a share of the heap; a hot loop can bring it to twice that, and `EXTRA` more.
+const SHARE: usize = 16;
+/// Bytes that this share is at least, and at most.
+const LEAST: usize = 2 << 20;
 const MOST: usize = 32 << 20;
+/// Bytes by which a hot loop may exceed twice the share.
+const EXTRA: usize = 8 << 20;
 /// Milliseconds within which a mapping that had to go is missed by a request that might have had it.
 const MISSED: u32 = 100;
-/// The largest mapping worth keeping: beyond it huge pages win.
-const LARGEST: usize = (2 << 20) + (64 << 10);
+/// Requests that must have come within `MISSED` of a free before chunks of more than [`ALWAYS`] bytes are kept: what is kept of
+/// those is a good part of a heap.
+const HOT: u32 = 8;
+/// The largest mapping that is kept in any case.
+pub(super) const ALWAYS: usize = (2 << 20) + (64 << 10);
+/// The largest mapping that is kept.
+const LARGEST: usize = 32 << 20;
 
 #[derive(Clone, Copy)]
 struct Kept {
@@ -31,16 +39,28 @@ pub(crate) struct MappingCache {
     kept: [Kept; PLACES],
     count: usize,
     bytes: usize,
-    /// Bytes that may be kept beyond the least.
+    /// Bytes that may be kept beyond the share.
     extra: usize,
+    /// When a chunk of more than [`ALWAYS`] bytes was last not kept, in milliseconds, truncated, and how many requests came soon
+    /// after such a time.
+    refused_at: u32,
+    hot: u32,
+    /// The share when a mapping was last put in.
+    share: usize,
     /// When a mapping last had to make room, in milliseconds, truncated.
     evicted_at: u32,
 }
 
 impl MappingCache {
-    /// Whether mappings of this size are kept.
-    pub(crate) const fn takes(data_bytes: usize) -> bool {
-        data_bytes <= LARGEST
+    /// Whether a mapping of this size is to be kept, now that it is freed.
+    pub(crate) fn takes(&mut self, data_bytes: usize) -> bool {
+        if data_bytes <= ALWAYS {
+            return true;
+        }
+        if self.hot < HOT {
+            self.refused_at = process::milliseconds() as u32;
+        }
+        data_bytes <= LARGEST && self.hot >= HOT
     }
 
     /// Whether nothing is kept.
@@ -53,9 +73,10 @@ impl MappingCache {
         self.bytes
     }
 
-    /// Keeps a mapping; returns the chunk that had to make room.
-    pub(crate) fn put(&mut self, entry: &Entry) -> Option<usize> {
-        let limit = LEAST + self.extra;
+    /// Keeps a mapping in a heap of `heap_bytes`; returns the chunk that had to make room.
+    pub(crate) fn put(&mut self, entry: &Entry, heap_bytes: usize) -> Option<usize> {
+        self.share = (heap_bytes / SHARE).clamp(LEAST, MOST);
+        let limit = self.share + self.extra.min(self.share + EXTRA);
         let full = self.count == PLACES || self.bytes + entry.data_bytes > limit;
         let evicted = if full { self.take_any() } else { None };
         let now = process::milliseconds() as u32;
@@ -88,9 +109,15 @@ impl MappingCache {
         if let Some((place, _)) = best {
             return self.remove(place);
         }
+        if needed > LARGEST {
+            return None;
+        }
         let now = process::milliseconds() as u32;
-        if Self::takes(needed) && self.evicted_at != 0 && now.wrapping_sub(self.evicted_at) < MISSED {
-            self.extra = (self.extra + needed).min(MOST - LEAST);
+        if needed > ALWAYS && self.refused_at != 0 && now.wrapping_sub(self.refused_at) < MISSED {
+            self.hot = self.hot.saturating_add(1);
+        }
+        if self.evicted_at != 0 && now.wrapping_sub(self.evicted_at) < MISSED {
+            self.extra = (self.extra + needed).min(self.share + EXTRA);
         }
         None
     }
@@ -102,6 +129,7 @@ impl MappingCache {
         if self.count > 0 && age >= milliseconds {
             // The loop is over.
             self.extra = 0;
+            self.hot = 0;
             return self.remove(0);
         }
         None

@@ -15,9 +15,9 @@ mod ration;
 pub(crate) mod table;
 
 use crate::budget::Budget;
-use crate::chunk::canary;
 use crate::chunk::checksum::{self, Seal};
 use crate::chunk::header::{Fields, Header, Origin};
+use crate::chunk::{canary, contents};
 use crate::options::Options;
 use crate::os::lock::{Lock, RawLock};
 use crate::os::mapping::{self, HUGE_PAGE, NotMoved, OutOfMemory, PAGE, page_ceil, page_floor};
@@ -70,8 +70,8 @@ impl State {
     }
 
     /// Keeps a freed chunk's mapping; returns the one that has to make room for it, if any, which goes the way of all others.
-    fn keep(&mut self, entry: &Entry) -> Option<Entry> {
-        let displaced = self.cache.put(entry)?;
+    fn keep(&mut self, entry: &Entry, heap_bytes: usize) -> Option<Entry> {
+        let displaced = self.cache.put(entry, heap_bytes)?;
         self.table.get(displaced).copied()
     }
 
@@ -170,7 +170,7 @@ impl Secondary {
         };
         if dirty {
             // SAFETY: the mapping is accessible and this thread's alone since it left the cache.
-            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(entry.chunk).write_bytes(0, size) };
+            unsafe { contents::zero_large(core::ptr::with_exposed_provenance_mut(entry.chunk), size) };
         }
         dress(ground.seal, &entry);
         let mut state = self.state.lock();
@@ -297,16 +297,22 @@ impl Secondary {
             let Some(entry) = state.table.get(chunk).filter(|entry| entry.live) else { return false };
             entry.live = false;
             let entry = *entry;
-            if keep_allowed && MappingCache::takes(entry.data_bytes) {
-                if self.ration_large && !state.ration.spend() {
-                    let displaced = state.keep(&entry);
+            if keep_allowed && state.cache.takes(entry.data_bytes) {
+                // What is longer is never left accessible.
+                let rationed = entry.data_bytes <= mapping_cache::ALWAYS;
+                if rationed && self.ration_large && !state.ration.spend() {
+                    let displaced = state.keep(&entry, ground.budget.used());
                     drop(state);
                     if let Some(displaced) = displaced {
                         self.retire(ground, &displaced);
                     }
                 } else {
                     drop(state);
-                    self.keep_elsewhere(ground, &entry);
+                    if rationed || is_mostly_resident(&entry) {
+                        self.keep_elsewhere(ground, &entry);
+                    } else {
+                        self.retire(ground, &entry);
+                    }
                 }
                 self.decay(ground);
                 return true;
@@ -328,7 +334,7 @@ impl Secondary {
         // The chunk itself stays known as freed all the while: another thread may be giving it back a second time.
         let kept = {
             let mut state = self.state.lock();
-            state.table.insert(moved).map(|()| state.keep(&moved))
+            state.table.insert(moved).map(|()| state.keep(&moved, ground.budget.used()))
         };
         self.quarantine_addresses(&Entry { live: false, ..*entry });
         match kept {
@@ -554,6 +560,11 @@ impl Secondary {
         state.table.unmap();
         state.table = Table::new();
     }
+}
+
+/// Whether most of a chunk is in memory: zeroing what never was would make it resident, and cost more than fresh pages.
+fn is_mostly_resident(entry: &Entry) -> bool {
+    mapping::resident(entry.data_start, entry.data_bytes) >= entry.data_bytes / 4 * 3
 }
 
 fn header_of(seal: &Seal, entry: &Entry) -> Header {
