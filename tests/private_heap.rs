@@ -263,6 +263,43 @@ fn a_wrong_layout_is_found() {
     });
 }
 
+/// A header has 20 bits for sizes and 4 for the logarithm of the alignment.
+#[test]
+fn a_layout_that_is_wrong_beyond_the_headers_bits_is_found() {
+    both(|heap, size| {
+        let chunk = allocate(heap, size);
+        for bit in 20..62 {
+            assert_eq!(free(heap, chunk, size + (1 << bit)).expect_err("a wrong size").kind, Kind::WrongSize);
+        }
+        for align_log2 in [20, 36, 52] {
+            let other = Layout::from_size_align(size, 1 << align_log2).expect("a layout");
+            // SAFETY: the attack.
+            let found = unsafe { heap.deallocate(chunk, other) }.expect_err("a wrong alignment");
+            assert_eq!(found.kind, Kind::WrongAlignment, "2^{align_log2}");
+        }
+        free(heap, chunk, size).expect("the chunk is still there");
+    });
+}
+
+/// Where an over-aligned chunk's slot begins stands a true header, but no chunk.
+#[test]
+fn the_slot_of_an_over_aligned_chunk_is_no_chunk_of_that_alignment() {
+    for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+        let heap = heap(options);
+        let layout = Layout::from_size_align(100, 64).expect("a layout");
+        let mut inside = 0;
+        for _ in 0..200 {
+            let chunk = heap.allocate(layout).expect("memory");
+            for gap in [16, 32, 48] {
+                // SAFETY: the attack.
+                let found = unsafe { heap.deallocate(offset(chunk, -gap), layout) }.expect_err("not a chunk");
+                inside += usize::from(found.chunk.is_some());
+            }
+        }
+        assert!(inside > 50, "most of these chunks lie inside their slots: {inside}");
+    }
+}
+
 #[test]
 fn limits_give_an_error_and_lose_nothing() {
     let heap = heap(Options { heap_limit_mb: 8, max_alloc_mb: 2, ..Options::DEFAULT });

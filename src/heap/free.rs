@@ -7,7 +7,7 @@ use crate::chunk::canary;
 use crate::chunk::checksum;
 use crate::chunk::contents::Vectors;
 use crate::chunk::extent::Extent;
-use crate::chunk::header::{Fields, Header, Origin};
+use crate::chunk::header::{Fields, Header, Origin, SIZE_BITS};
 use crate::primary::class::{BATCH, NotOwned};
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
@@ -47,17 +47,27 @@ impl Demand {
     /// The same, and the size must be right.
     #[inline(always)]
     pub(crate) const fn sized(self, size: usize) -> Self {
-        let fields = Fields(self.value);
         let size_bits = Fields::allocated(size, 0, Origin::Malloc).0 & 0x0fff_ff00;
-        Self { mask: self.mask | 0x0fff_ff00, value: fields.0 & !0x0fff_ff00 | size_bits, size: Some(size), ..self }
+        let value = self.value & !0x0fff_ff00 | size_bits | no_header(size >> SIZE_BITS != 0);
+        Self { mask: self.mask | 0x0fff_ff00, value, size: Some(size), ..self }
     }
 
     /// The same, and the alignment must be right.
+    ///
+    /// The fast path knows a chunk by the start of its slot, and over-aligned chunks may begin elsewhere.
     #[inline(always)]
     pub(crate) const fn aligned(self, align_log2: u32) -> Self {
-        let value = self.value & 0x0fff_ffff | (align_log2 & 15) << 28;
+        let over_aligned = no_header(align_log2 > super::allocate::MIN_ALIGN_LOG2);
+        let value = self.value & 0x0fff_ffff | (align_log2 & 15) << 28 | over_aligned;
         Self { value, align_log2: Some(align_log2), ..self }
     }
+}
+
+/// A bit that no header has, where `holds`: the fast path then leaves the comparison to [`Core::free`], which is exact. A
+/// header has too few bits for every size and alignment, so a wrong one could look like the right one.
+#[inline(always)]
+const fn no_header(holds: bool) -> u32 {
+    holds as u32
 }
 
 /// What the fast path did.

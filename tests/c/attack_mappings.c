@@ -1,0 +1,128 @@
+/* Techniques against chunks with a mapping of their own: Scudo keeps a doubly linked list and the extent of the mapping in
+ * front of each, glibc its size, from which free works out what to unmap. */
+#define _GNU_SOURCE
+#include "driver.h"
+
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+static _Alignas(16) uint64_t target[64];
+
+static void target_must_be_untouched(void) {
+    for (int i = 0; i < 64; i++)
+        if (target[i]) broken("the allocator wrote where the attacker pointed");
+}
+
+static char *chunk(size_t size) {
+    char *p = malloc(size);
+    fill(p, 0x53, size);
+    return p;
+}
+
+/* a: bytes in front that are overwritten; b: with what */
+enum { POINTERS_TO_THE_TARGET, ITS_NEIGHBOURS_OWN, LARGER_EXTENT };
+
+static void front(struct trial t) {
+    char *before = chunk(t.size), *p = chunk(t.size), *behind = chunk(t.size);
+    note_subject(p);
+    if (t.bug) {
+        uint64_t words[8];
+        memcpy(words, p - t.a, (size_t)t.a);
+        for (long i = 0; i < t.a / 8; i++) {
+            if (t.b == POINTERS_TO_THE_TARGET) words[i] = (uint64_t)&target[i + 8];
+            if (t.b == ITS_NEIGHBOURS_OWN) memcpy(&words[i], before - t.a + i * 8, 8);
+            if (t.b == LARGER_EXTENT) words[i] = (t.size + 0x100000) & ~0xffful | 2;
+        }
+        at_the_bug();
+        memcpy(p - t.a, words, (size_t)t.a);
+        past_the_bug();
+    }
+    /* Whoever keeps a list changes the neighbours' links now. */
+    free(before);
+    free(p);
+    target_must_be_untouched();
+    if (t.bug) missed();
+    if (!only(behind, 0x53, t.size)) broken("another chunk was given back with it");
+    free(behind);
+}
+
+/* The header says more than there is; realloc and malloc_usable_size are asked. a: which */
+enum { REALLOC, USABLE_SIZE };
+
+static void larger_size(struct trial t) {
+    char *p = chunk(t.size);
+    note_subject(p);
+    if (t.bug) {
+        uint64_t bits;
+        memcpy(&bits, p - 8, 8);
+        bits ^= (uint64_t)1 << 24;
+        at_the_bug();
+        memcpy(p - 8, &bits, 8);
+        past_the_bug();
+    }
+    if (t.a == REALLOC) p = realloc(p, t.size * 3);
+    if (t.a == USABLE_SIZE && malloc_usable_size(p) != t.size) broken("a forged size was believed");
+    if (t.bug) missed();
+    free(p);
+}
+
+/* Front and header of a chunk that had this place before: mappings are kept and used again. Whatever is put back, chunks must
+ * not overlap, nor may the neighbour's contents change. */
+static void front_of_an_earlier_life(struct trial t) {
+    char leaked[32], *p = chunk(t.size), *again = NULL;
+    memcpy(leaked, p - 32, 32);
+    free(p);
+    for (int i = 0; i < 3000 && again != p; i++) {
+        if (again) free(again);
+        again = malloc(t.size - 4096);
+    }
+    /* The place does not come back at once, or at all: so much the better. */
+    if (again != p) return free(again);
+    note_subject(p);
+    memcpy(p - 32, leaked, 32);
+    free(p);
+    broken("the front of another chunk passed");
+}
+
+/* Frees what lies inside a large chunk behind a copy of its own front. */
+static void fake_front_inside(struct trial t) {
+    char *p = chunk(t.size);
+    size_t at = 4096 * (1 + dice((uint32_t)(t.size / 4096 - 2)));
+    memcpy(p + at - 32, p - 32, 32);
+    note_subject(p + at);
+    if (t.bug) {
+        at_the_bug();
+        free(p + at);
+        missed();
+    }
+    free(p);
+}
+
+/* The end of a large chunk's mapping is given back by realloc, and written to. */
+static void behind_what_was_cut_off(struct trial t) {
+    char *p = chunk(t.size * 4);
+    note_subject(p);
+    char *cut = realloc(p, t.size);
+    if (t.bug) {
+        at_the_bug();
+        *(volatile uint64_t *)(cut + t.size * 4 - 8) = (uint64_t)&target[8];
+        missed();
+    }
+    free(cut);
+}
+
+const struct attack attacks[] = {
+    {"header_as_pointer", front, 8, POINTERS_TO_THE_TARGET},
+    {"list_unlink", front, 32, POINTERS_TO_THE_TARGET},
+    {"front_of_a_neighbour", front, 32, ITS_NEIGHBOURS_OWN},
+    {"header_of_a_neighbour", front, 8, ITS_NEIGHBOURS_OWN},
+    {"larger_extent", front, 16, LARGER_EXTENT},
+    {"larger_extent_everywhere", front, 32, LARGER_EXTENT},
+    {"larger_size_then_realloc", larger_size, REALLOC},
+    {"larger_size_then_usable_size", larger_size, USABLE_SIZE},
+    {"front_of_an_earlier_life", front_of_an_earlier_life},
+    {"fake_front_inside", fake_front_inside},
+    {"behind_what_was_cut_off", behind_what_was_cut_off},
+    {0},
+};
