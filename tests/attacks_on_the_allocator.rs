@@ -139,3 +139,23 @@ mod confusion {
             "alignment_that_is_no_power_of_two", both, [ANY => Must::Abort(&["wrong alignment"])];
     }
 }
+
+mod races {
+    use super::*;
+
+    const SIZES: &[usize] = &[40, 1000, 20_000];
+    const MAPPED: &[usize] = &[300_000, 5_000_000];
+    const TWICE_AT_ONCE: Must =
+        Must::AbortOrFault(&["double free", "realloc of a freed chunk", "write after free", "corrupted chunk header"]);
+    /// What both have freed may be long gone when the first one comes to free it.
+    const TWICE_OR_LONG_AGO: Must = Must::Abort(&["double free", "realloc of a freed chunk", "invalid free"]);
+
+    claims! { of "attack_races.c";
+        free_against_growing: "free_against_growing", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
+        free_against_shrinking: "free_against_shrinking", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
+        free_against_resizing_in_place:
+            "free_against_resizing_in_place", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
+        growing_against_growing: "growing_against_growing", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
+        resizing_in_place_twice: "resizing_in_place_twice", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
+    }
+}

@@ -9,8 +9,8 @@ use crate::chunk::header::{Fields, Header, Origin};
 use crate::guarded;
 use crate::primary::region::{Region, Slot, ZERO_SIZED, state};
 use crate::primary::zero_sized;
+use crate::secondary;
 use crate::secondary::table::Entry;
-use crate::secondary::{self, Secondary};
 use crate::size_class::{ClassId, MIN_ALIGN};
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
@@ -125,11 +125,8 @@ impl Core {
         if self.guarded.contains(chunk) {
             return self.guarded.find(self.guarded_ground(), chunk, operation).map(Located::Guarded);
         }
-        match self.secondary.find(chunk) {
-            secondary::Found::Live(entry) => {
-                Secondary::verify(self.large_ground(), &entry, operation)?;
-                Ok(Located::Large(entry))
-            }
+        match self.secondary.find(self.large_ground(), chunk, operation)? {
+            secondary::Found::Live(entry) => Ok(Located::Large(entry)),
             secondary::Found::Freed(entry) => {
                 Err(Violation::new(Kind::Freed, operation, chunk, "this large chunk was given back before")
                     .chunk(entry.size, Some(entry.origin)))
@@ -172,7 +169,11 @@ impl Core {
         let start = region.chunk(slot.index, class.stride());
         let not_a_chunk = |detail| Violation::new(Kind::NotAChunk, operation, chunk, detail);
         match slot.state.load(Ordering::Acquire) {
-            state::LIVE | state::RESIZING => {}
+            state::LIVE => {}
+            state::RESIZING => {
+                let detail = "another thread is resizing the chunk at this moment";
+                return Err(Violation::new(Kind::DoubleFree, operation, chunk, detail).chunk(class.capacity(), None));
+            }
             state::UNSEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
             // Freed at least once, or lying ready for the first time.
             state::SEALED => return Err(not_a_chunk("the slot at this address is not allocated")),

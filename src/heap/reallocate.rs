@@ -1,6 +1,6 @@
 //! Changing a chunk's size: in its slot, in its mapping, or by moving it.
 
-use super::allocate::Failure;
+use super::allocate::{Failure, not_owned};
 use super::core::Core;
 use super::free::Demand;
 use super::locate::{Located, Small};
@@ -10,7 +10,7 @@ use crate::chunk::header::{Fields, Header, Origin};
 use crate::guarded::PATTERN;
 use crate::primary::region::state;
 use crate::protections::Protections;
-use crate::secondary::table::Entry;
+use crate::secondary::{GivenBack, NotResized};
 use crate::size_class::{ClassId, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
@@ -47,9 +47,13 @@ impl Core {
                     return Err(Failure::OutOfMemory);
                 }
                 // Where pages can't be moved, there may yet be room for a copy.
-                if let Ok(moved) = self.secondary.resize(self.large_ground(), &Entry { origin, ..entry }, size) {
-                    self.fill_with_pattern(moved + old_size.min(size), size.saturating_sub(old_size));
-                    return Ok(moved);
+                match self.secondary.resize(self.large_ground(), &entry, size, origin) {
+                    Ok(moved) => {
+                        self.fill_with_pattern(moved + old_size.min(size), size.saturating_sub(old_size));
+                        return Ok(moved);
+                    }
+                    Err(NotResized::OutOfMemory) => {}
+                    Err(NotResized::GivenBack) => return Err(not_owned(chunk, Operation::Reallocate).into()),
                 }
             }
             _ => {}
@@ -58,7 +62,13 @@ impl Core {
         let from = core::ptr::with_exposed_provenance::<u8>(chunk);
         let to = core::ptr::with_exposed_provenance_mut::<u8>(moved);
         // SAFETY: both chunks are live, distinct, and at least that long.
-        unsafe { to.copy_from_nonoverlapping(from, old_size.min(size)) };
+        let copy = || unsafe { to.copy_from_nonoverlapping(from, old_size.min(size)) };
+        match located {
+            Located::Large(entry) => {
+                self.secondary.while_held(&entry, copy).map_err(|GivenBack| not_owned(chunk, Operation::Reallocate))?
+            }
+            _ => copy(),
+        }
         self.free::<P>(cache, chunk, demand)?;
         Ok(moved)
     }
@@ -70,8 +80,12 @@ impl Core {
         let old = small.fields;
         let fields = Fields::allocated(size, old.align_log2(), origin);
         let sum = self.seal.checksum(small.start, fields.0);
-        // Neighbours that verify this chunk at this moment must not take it for damaged.
-        small.slot.state.store(state::RESIZING, Ordering::Release);
+        // Neighbours that verify this chunk at this moment must not take it for damaged; and nobody else may have it: an
+        // exchange, because another thread may have given it back since it was found.
+        let (live, resizing) = (state::LIVE, state::RESIZING);
+        if small.slot.state.compare_exchange(live, resizing, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return Err(not_owned(small.start, Operation::Reallocate));
+        }
         let memory = core::ptr::with_exposed_provenance_mut::<u8>(small.start);
         let (low, high) = if size < old.size() { (size, old.size()) } else { (old.size(), size) };
         if P::zero_on_free(&self.options) || size > old.size() {

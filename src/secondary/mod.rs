@@ -123,6 +123,25 @@ pub(crate) enum Found {
     Nothing,
 }
 
+/// Another thread has given a chunk back since it was found, or is resizing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GivenBack;
+
+/// Why a chunk was not resized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotResized {
+    /// The system or the budget refused.
+    OutOfMemory,
+    /// Another thread has given the chunk back, or is resizing it.
+    GivenBack,
+}
+
+impl From<OutOfMemory> for NotResized {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
 impl Secondary {
     /// Sets up a secondary in zeroed memory, which is a valid one that knows no chunk. The 16 KiB of the queue
     /// are not written, so that they take memory only as they are used.
@@ -236,13 +255,57 @@ impl Secondary {
         Some(entry)
     }
 
-    /// What is known about an address.
-    pub(crate) fn find(&self, chunk: usize) -> Found {
+    /// What is known about an address; what surrounds a live chunk there is verified.
+    ///
+    /// # Errors
+    /// When that was changed.
+    pub(crate) fn find(&self, ground: Ground<'_>, chunk: usize, operation: Operation) -> Result<Found, Violation> {
+        // Under the lock, so that no other thread gives the chunk back while it is read.
         match self.state.lock().table.get(chunk) {
-            Some(entry) if entry.live => Found::Live(*entry),
-            Some(entry) => Found::Freed(*entry),
-            None => Found::Nothing,
+            Some(entry) if entry.live => Self::verify(ground, entry, operation).map(|()| Found::Live(*entry)),
+            Some(entry) => Ok(Found::Freed(*entry)),
+            None => Ok(Found::Nothing),
         }
+    }
+
+    /// Takes a live chunk out of everybody's hands while its pages are moved, so that another thread that gives it back
+    /// meanwhile is told so. `false` when one was faster.
+    fn hold(&self, entry: &Entry) -> bool {
+        match self.state.lock().table.get(entry.chunk) {
+            Some(known) if known.size == entry.size && known.map_start == entry.map_start => {
+                core::mem::replace(&mut known.live, false)
+            }
+            _ => false,
+        }
+    }
+
+    /// Has the contents of a verified live chunk read while no other thread can give it back.
+    ///
+    /// # Errors
+    /// When one was faster.
+    pub(crate) fn while_held(&self, entry: &Entry, read: impl FnOnce()) -> Result<(), GivenBack> {
+        if !self.hold(entry) {
+            return Err(GivenBack);
+        }
+        read();
+        // It is known all the while.
+        let _ = self.let_go_of(entry.chunk, *entry);
+        Ok(())
+    }
+
+    /// Puts a chunk back that was held, as it is now.
+    fn let_go_of(&self, chunk: usize, changed: Entry) -> Result<(), OutOfMemory> {
+        let mut state = self.state.lock();
+        if let Some(known) = state.table.get(changed.chunk) {
+            *known = changed;
+            return Ok(());
+        }
+        // Its old addresses stay known as freed. Where that takes memory that is not to be had, they make room: so this
+        // cannot fail.
+        state.table.insert(changed).or_else(|OutOfMemory| {
+            state.table.remove(chunk);
+            state.table.insert(changed)
+        })
     }
 
     /// The chunk in whose mapping an address lies, live or freed. Walks the whole table: for reports.
@@ -412,11 +475,30 @@ impl Secondary {
         self.drop_kept(ground, MappingCache::take_any);
     }
 
-    /// Changes the size of a verified live chunk without copying it, and its origin to that in `entry`; returns its new address.
+    /// Changes the size of a verified live chunk without copying it, and its origin; returns its new address.
     ///
     /// # Errors
-    /// When the system or the budget refuses; then the chunk is as it was.
-    pub(crate) fn resize(&self, ground: Ground<'_>, entry: &Entry, size: usize) -> Result<usize, OutOfMemory> {
+    /// When the system or the budget refuses, or another thread has given the chunk back; then it is as it was.
+    pub(crate) fn resize(
+        &self,
+        ground: Ground<'_>,
+        entry: &Entry,
+        size: usize,
+        origin: Origin,
+    ) -> Result<usize, NotResized> {
+        if !self.hold(entry) {
+            return Err(NotResized::GivenBack);
+        }
+        let resized = self.resize_held(ground, &Entry { origin, ..*entry }, size);
+        let changed = resized.unwrap_or(*entry);
+        self.let_go_of(entry.chunk, changed)?;
+        if changed.chunk != entry.chunk {
+            self.quarantine_addresses(&Entry { live: false, ..*entry });
+        }
+        Ok(resized?.chunk)
+    }
+
+    fn resize_held(&self, ground: Ground<'_>, entry: &Entry, size: usize) -> Result<Entry, OutOfMemory> {
         let needed = page_ceil(entry.chunk - entry.data_start + size);
         let mut changed = Entry { size, ..*entry };
         if needed < entry.data_bytes {
@@ -472,21 +554,7 @@ impl Secondary {
             unsafe { tail.write_bytes(0, gone) };
         }
         dress(ground.seal, &changed);
-        let mut state = self.state.lock();
-        if changed.chunk == entry.chunk {
-            if let Some(known) = state.table.get(entry.chunk) {
-                *known = changed;
-            }
-            return Ok(changed.chunk);
-        }
-        let old = state.table.remove(entry.chunk);
-        // The place of the one that was removed is free, so this cannot fail.
-        state.table.insert(changed)?;
-        drop(state);
-        if let Some(old) = old {
-            self.quarantine_addresses(&old);
-        }
-        Ok(changed.chunk)
+        Ok(changed)
     }
 
     /// Keeps the addresses that a moved chunk has left inaccessible.
