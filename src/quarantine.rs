@@ -245,6 +245,52 @@ mod tests {
         }
     }
 
+    /// A full ring that holds 0 to 31, oldest first.
+    fn full() -> Ring {
+        let mut ring = ring(32, false);
+        for number in 0..PLACES {
+            assert!(ring.append(slot(number)));
+        }
+        ring
+    }
+
+    /// How many places are passed over at a turn, and the oldest slots in the order in which they then lie.
+    fn turned(random: &mut Random) -> (usize, Vec<usize>) {
+        let mut ring = full();
+        let Turned::Left(old) = ring.turn(slot(100), false, random) else { panic!("the ring may not grow") };
+        let mut order: Vec<usize> = ring.slots().iter().map(|slot| slot.chunk).collect();
+        let passed_over = order.iter().position(|&chunk| chunk == 100).expect("it was put in");
+        order[passed_over] = old.chunk;
+        assert!(order[8..].iter().copied().eq(8..PLACES), "only the oldest quarter changes places: {order:?}");
+        assert!(order[..8].iter().all(|chunk| *chunk < 8), "{order:?}");
+        order.truncate(8);
+        (passed_over, order)
+    }
+
+    #[test]
+    fn a_turn_passes_over_up_to_a_quarter_of_the_ring() {
+        let mut random = Random::from_number(3);
+        let passed: std::collections::BTreeSet<usize> = (0..2000).map(|_| turned(&mut random).0).collect();
+        assert!(passed.into_iter().eq(0..=8));
+    }
+
+    #[test]
+    fn any_two_pairs_of_the_oldest_quarter_may_change_places() {
+        let mut random = Random::from_number(4);
+        let orders: std::collections::BTreeSet<Vec<usize>> = (0..20_000).map(|_| turned(&mut random).1).collect();
+        let moved = |order: &Vec<usize>| order.iter().enumerate().filter(|(place, chunk)| place != *chunk).count();
+        // Of eight: 28 pairs; two pairs apart 210, and 112 rounds of three that two pairs with one in common make.
+        assert_eq!(orders.iter().filter(|order| moved(order) == 0).count(), 1);
+        assert_eq!(orders.iter().filter(|order| moved(order) == 2).count(), 28);
+        assert_eq!(orders.iter().filter(|order| moved(order) == 3).count(), 112);
+        assert_eq!(orders.iter().filter(|order| moved(order) == 4).count(), 210);
+    }
+
+    #[test]
+    fn a_ring_knows_whether_slots_leave_in_no_order() {
+        assert!(ring(8, true).is_scattered() && !ring(8, false).is_scattered());
+    }
+
     #[test]
     fn a_scattered_ring_has_delays_of_all_lengths() {
         let mut random = Random::from_number(2);

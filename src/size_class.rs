@@ -134,6 +134,7 @@ mod tests {
     #[test]
     fn the_fine_classes_end_where_a_full_stride_of_1024_ends() {
         assert_eq!(FINE_MAX + HEADER, 1024);
+        assert_eq!(SMALL_MAX, 229_384);
         assert_eq!(ClassId::for_fine_size(FINE_MAX).stride(), 1024);
     }
 

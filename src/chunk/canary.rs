@@ -246,6 +246,23 @@ mod tests {
             prop_assert_eq!(first, second);
         }
 
+        /// Bytes of the chunk itself, which share a word with the canary, are not shown.
+        #[test]
+        fn damage_shows_the_word_without_the_programs_bytes(size in 1_usize..8, change in 1_u8..=255) {
+            let mut memory = slot(1, 0x5a);
+            let canary = secrets().canary(CHECKSUM);
+            // SAFETY: `memory` has eight bytes behind its first word.
+            let damage = unsafe {
+                let chunk = memory.as_mut_ptr().add(1).cast::<u8>();
+                fill(chunk, size, 8, canary);
+                *chunk.add(size) ^= change;
+                check(chunk, size, 8, canary)
+            };
+            let mask = !0 << (size * 8);
+            let seen = (canary & mask) ^ u64::from(change) << (size * 8);
+            prop_assert_eq!(damage, Err(super::Damage { offset: size, expected: canary & mask, seen }));
+        }
+
         #[test]
         fn every_changed_byte_of_slack_is_found_where_it_is(words in 1_usize..40, short in 1_usize..40, at in 0_usize..40, change in 1_u8..=255) {
             let capacity = words * 8;

@@ -281,6 +281,82 @@ mod tests {
         }
     }
 
+    /// The formula, computed by hand: the two halves of the product are joined by XOR.
+    #[test]
+    fn the_checksum_is_that_of_the_folded_product() {
+        let secrets = Secrets { address: 0x10, fields: 0x30, crc: 0x1234, canary: [0; 2], free: 1 };
+        let folded = |product_of: (u64, u32)| secrets.checksum::<Portable>(product_of.0 as usize, product_of.1);
+        let crc = |value| Portable::crc(0x1234, value);
+        assert_eq!(folded((0x10 ^ 5, 0x30 ^ 1)), crc(5), "low half only");
+        assert_eq!(folded((0x10 ^ 1 << 63, 0x30 ^ 6)), crc(3), "high half only");
+        assert_eq!(folded((0x10 ^ (1 << 63 | 1), 0x30 ^ 3)), crc(1 << 63 | 2), "both, with a bit in common");
+        // What is common to address and secret cancels out.
+        assert_eq!(folded((0x10 ^ 0x12, 0x30 ^ 0x31)), crc(0x12 * 0x31));
+    }
+
+    #[test]
+    fn what_is_expected_of_a_header_depends_on_its_state() {
+        use super::super::header::{Fields, Origin};
+        let secrets = Secrets::draw(&mut Random::from_number(6));
+        let (address, live) = (0x7000_0000_0010, Fields::allocated(100, 4, Origin::New));
+        assert_eq!(secrets.expected::<Portable>(address, live), secrets.checksum::<Portable>(address, live.0));
+        for free in [live.freed(), Fields::FRESH] {
+            assert_eq!(secrets.expected::<Portable>(address, free), secrets.free_seal(address, free.0));
+        }
+    }
+
+    #[test]
+    fn all_secrets_are_random() {
+        let mut random = Random::from_number(7);
+        let drawn: Vec<Secrets> = (0..64).map(|_| Secrets::draw(&mut random)).collect();
+        // Every bit that may vary is seen both ways.
+        let varying = |of: fn(&Secrets) -> u64| {
+            drawn.iter().map(of).fold(0, |ones, value| ones | value)
+                & !drawn.iter().map(of).fold(!0, |all, value| all & value)
+        };
+        assert_eq!(varying(|secrets| secrets.address), !0);
+        assert_eq!(varying(|secrets| secrets.fields), !0);
+        assert_eq!(varying(|secrets| secrets.crc), 0xffff_ffff);
+        assert_eq!(varying(|secrets| secrets.canary[0]), !super::CANARY_FIXED);
+        assert_eq!(varying(|secrets| secrets.free), !1);
+        assert!(drawn.iter().all(|secrets| secrets.free & 1 == 1 && secrets.crc >> 32 == 0));
+    }
+
+    /// One leaked header, and all of the attacker's computing time: of the secrets that fit it, one for each value of the
+    /// CRC's secret alone, hardly two agree about another header. (Scudo's 32-bit cookie can be found from one header.)
+    #[test]
+    fn one_leaked_header_tells_nothing_about_another() {
+        let mut random = Random::from_number(8);
+        let truth = Secrets::draw(&mut random);
+        let (leaked, wanted) = ((0x7000_0000_0010, 0x0018_0092), (0x7000_0000_0050, 0x0018_0092));
+        let header = truth.checksum::<Portable>(leaked.0, leaked.1);
+        // A CRC32 is affine in where it starts: 32 starts, each of one bit, tell how to get from one value to any other.
+        let of = |secrets: &Secrets, start: u64, place: (usize, u32)| {
+            Secrets { crc: start, ..*secrets }.checksum::<Portable>(place.0, place.1)
+        };
+        let mut predictions = std::collections::BTreeSet::new();
+        for _ in 0..1000 {
+            let guess = Secrets::draw(&mut random);
+            let base = of(&guess, 0, leaked);
+            let mut rows: Vec<(u32, u64)> =
+                (0..32).map(|bit| (of(&guess, 1 << bit, leaked) ^ base, 1 << bit)).collect();
+            let (mut missing, mut start) = (header ^ base, 0);
+            for column in 0..32 {
+                let pivot = (0..rows.len()).find(|&row| rows[row].0 >> column & 1 == 1).expect("a CRC loses nothing");
+                let (difference, starts) = rows.swap_remove(pivot);
+                for row in rows.iter_mut().filter(|row| row.0 >> column & 1 == 1) {
+                    *row = (row.0 ^ difference, row.1 ^ starts);
+                }
+                if missing >> column & 1 == 1 {
+                    (missing, start) = (missing ^ difference, start ^ starts);
+                }
+            }
+            assert_eq!(of(&guess, start, leaked), header, "these secrets fit the leaked header");
+            predictions.insert(of(&guess, start, wanted));
+        }
+        assert!(predictions.len() > 990, "{} of 1000 differ", predictions.len());
+    }
+
     proptest! {
         #[test]
         fn canary_bytes_are_never_zero_nor_text_nor_ff(checksum: u32, seed: u64) {

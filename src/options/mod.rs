@@ -347,6 +347,67 @@ mod tests {
         }
     }
 
+    /// Every option that a profile sets, with what it is there and in `default`; all others are the same.
+    #[test]
+    fn profiles_differ_in_these_options_only() {
+        let value = |options: &Options, row: &super::Specification| match row.kind {
+            Kind::Switch { get, .. } => i64::from(get(options)),
+            Kind::Number { get, .. } => get(options),
+            Kind::Path { get, .. } => i64::from(!get(options).is_none()),
+            Kind::Profile => 0,
+        };
+        let differences = |options: &Options| -> Vec<(&str, i64, i64)> {
+            let both =
+                |row: &'static super::Specification| (row.name, value(options, row), value(&Options::DEFAULT, row));
+            TABLE.iter().map(both).filter(|(_, here, default)| here != default).collect()
+        };
+        let sorted = |options: &Options| {
+            let mut all = differences(options);
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(sorted(&Options::DEFAULT), []);
+        assert_eq!(
+            sorted(&Options::STRICT),
+            [
+                ("atomic_free", 1, 0),
+                ("check_at_exit", 1, 0),
+                ("large_quarantine_mb", 256, 64),
+                ("neighbours", 1, 0),
+                ("quarantine_kb", 1024, 512),
+                ("ration_large", 0, 1),
+                ("run_slots", 8, 32),
+                ("sample_rate", 5000, 50_000),
+            ]
+        );
+        assert_eq!(
+            sorted(&Options::FAST),
+            [("canary", 0, 1), ("quarantine_kb", 64, 512), ("write_after_free", 0, 1), ("zero_on_free", 0, 1)]
+        );
+        let mut fuzz = sorted(&Options::FUZZ);
+        fuzz.retain(|difference| !sorted(&Options::STRICT).contains(difference));
+        assert_eq!(
+            fuzz,
+            [("fill_pattern", 1, 0), ("guarded_align", 4, 16), ("guarded_slots", 4096, 64), ("sample_rate", 1, 50_000)]
+        );
+    }
+
+    #[test]
+    fn new_chunks_are_zero_where_freed_ones_are_zeroed_and_no_pattern_is_asked_for() {
+        assert!(Options::DEFAULT.hands_out_zeroes() && Options::STRICT.hands_out_zeroes());
+        assert!(!Options::FAST.hands_out_zeroes() && !Options::FUZZ.hands_out_zeroes());
+    }
+
+    #[test]
+    fn help_shows_every_option_with_its_range_its_default_and_what_it_does() {
+        let help = super::Help(&Options::STRICT).to_string();
+        for row in TABLE {
+            assert!(help.contains(&format!("\n{}=", row.name)) && help.contains(row.help), "{}", row.name);
+        }
+        assert!(help.contains("\nquarantine_kb=0..1048576 (default 1024)\n"), "{help}");
+        assert!(help.ends_with("help=1\n    print this and exit\n"), "{help}");
+    }
+
     #[test]
     fn strict_protects_at_least_what_default_does() {
         let strict = Profile::Strict.options();

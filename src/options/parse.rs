@@ -205,6 +205,20 @@ mod tests {
     }
 
     #[test]
+    fn other_checks_can_be_turned_on_without_zeroing() {
+        let options = parse(Options::DEFAULT, b"profile=fast:canary=1:write_after_free=0").expect("fine").options;
+        assert_eq!(options, Options { canary: true, ..Options::FAST });
+    }
+
+    #[test]
+    fn of_what_was_typed_sixty_bytes_are_shown() {
+        let sixty = "k".repeat(60);
+        let shown = |typed: &str| message(typed).split('"').nth(1).map(str::to_owned);
+        assert_eq!(shown(&sixty), Some(sixty.clone()));
+        assert_eq!(shown(&format!("{sixty}k")), Some(format!("{sixty}…")));
+    }
+
+    #[test]
     fn help_is_asked_for_by_one() {
         assert!(parse(Options::DEFAULT, b"help=1").expect("fine").help);
         assert!(!parse(Options::DEFAULT, b"help=0").expect("fine").help);

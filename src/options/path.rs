@@ -60,6 +60,9 @@ mod tests {
         assert_eq!(FilePath::new(b"/var/log/x").expect("fine").as_bytes(), b"/var/log/x");
         let longest = [b'/'; MOST];
         assert_eq!(FilePath::new(&longest).expect("fine").as_bytes(), longest);
+        assert!(FilePath::NONE.is_none() && !FilePath::new(b"/x").expect("fine").is_none());
+        let odd = FilePath::new(b"/a\nb").expect("fine");
+        assert_eq!((odd.to_string(), format!("{odd:?}")), ("/a\\nb".to_owned(), "/a\\nb".to_owned()));
         for wrong in [&b""[..], b"relative", b"/a\0b", &[b'/'; MOST + 1]] {
             assert_eq!(FilePath::new(wrong), None);
         }
