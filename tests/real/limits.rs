@@ -1,6 +1,9 @@
 //! Address space, data and mappings that run out.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::real;
@@ -172,5 +175,85 @@ fn what_large_chunks_had_small_ones_can_have() {
     for profile in PROFILES {
         let options = format!("{profile}:heap_limit_mb=40");
         keeps_the_limit("c/limit_mixed.c", &["26".to_owned()], &options, |command| command);
+    }
+}
+
+/// A file of the system's that holds something else until this is dropped.
+struct Setting {
+    file: &'static str,
+    before: String,
+}
+
+impl Setting {
+    /// `None` where this may not be set.
+    fn set(file: &'static str, value: &str) -> Option<Self> {
+        let before = fs::read_to_string(file).ok()?;
+        fs::write(file, value).ok()?;
+        Some(Self { file, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(self.file, &self.before) {
+            eprintln!("{} could not be set back to {}: {error}", self.file, self.before);
+        }
+    }
+}
+
+/// For the whole machine, so for a moment only, and with four times its memory to promise: nobody else should notice.
+#[test]
+fn where_memory_is_not_overcommitted_programs_work_and_too_much_is_refused() {
+    let ratio = Setting::set("/proc/sys/vm/overcommit_ratio", "400");
+    let mode = ratio.as_ref().and_then(|_| Setting::set("/proc/sys/vm/overcommit_memory", "2"));
+    if mode.is_none() {
+        return real::say_skipped("the system's overcommit mode may not be set");
+    }
+    for profile in PROFILES {
+        keeps_the_limit("c/limit_commit.c", &[], profile, |command| command);
+    }
+}
+
+/// A control group that is removed again.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// One that may have so many MiB. `None` where none can be made.
+    fn new(megabytes: u64) -> Option<Self> {
+        let number = std::process::id();
+        for (parent, limit) in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")] {
+            let group = Self(Path::new(parent).join(format!("testudo-test-{number}-{megabytes}")));
+            let can_be_made = Path::new(parent).join("cgroup.procs").exists() && fs::create_dir(&group.0).is_ok();
+            if can_be_made && fs::write(group.0.join(limit), (megabytes << 20).to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        None
+    }
+
+    /// Has `command` run in it.
+    fn enclose<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let processes = File::options().write(true).open(self.0.join("cgroup.procs")).expect("the group's processes");
+        // SAFETY: between fork and exec only `write` is called, which is async-signal-safe; zero stands for the caller.
+        unsafe { command.pre_exec(move || (&processes).write_all(b"0")) }
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn heap_limit_mb_comes_before_a_control_groups_limit() {
+    let Some(group) = MemoryGroup::new(100) else {
+        return real::say_skipped("no control group can be made");
+    };
+    for profile in PROFILES {
+        for size in [64, 5000, 1 << 20] {
+            let options = format!("{profile}:heap_limit_mb=60");
+            keeps_the_limit("c/limit_memory.c", &bounds(60, size), &options, |command| group.enclose(command));
+        }
     }
 }
