@@ -137,6 +137,11 @@ fn ffmpeg_makes_the_same_frames() {
 }
 
 #[test]
+fn chromium_renders_the_same_page() {
+    same_in_nightly_runs("chromium.sh", &["/usr/bin/chromium"]);
+}
+
+#[test]
 fn postgresql_keeps_its_tables() {
     same_in_nightly_runs("postgresql.sh", &["/usr/lib/postgresql/15/bin/initdb"]);
 }
