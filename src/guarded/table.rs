@@ -43,12 +43,14 @@ pub(super) struct Entry {
 struct Call {
     /// Number of the thread; zero when it was not done.
     thread: AtomicU32,
+    /// Up to the first zero; what stands behind it is from an earlier call.
     frames: [AtomicUsize; DEPTH],
 }
 
 impl Call {
     fn note(&self, caller: &Caller) {
-        for (place, frame) in self.frames.iter().zip(caller.trace.frames) {
+        // With the zero behind the last one, if there is room for it: most traces are short, and these lines are seldom in a cache.
+        for (place, frame) in self.frames.iter().zip(caller.trace.frames).take(caller.trace.length + 1) {
             place.store(frame, Ordering::Relaxed);
         }
         self.thread.store(caller.thread.cast_unsigned(), Ordering::Relaxed);
@@ -59,7 +61,10 @@ impl Call {
         let mut trace = Trace::NONE;
         for (frame, place) in trace.frames.iter_mut().zip(&self.frames) {
             *frame = place.load(Ordering::Relaxed);
-            trace.length += usize::from(*frame != 0);
+            if *frame == 0 {
+                break;
+            }
+            trace.length += 1;
         }
         (thread != 0).then_some(Caller { thread, trace })
     }

@@ -4,6 +4,7 @@
 //! glibc 2.35; elsewhere no module is known, and stacks are walked by frame pointers.
 
 use core::ffi::CStr;
+use core::ops::Range;
 
 /// A module's place in memory.
 #[derive(Clone, Copy, Debug)]
@@ -71,9 +72,9 @@ impl Module {
         (self.start..self.end).contains(&own) && !self.name().is_empty()
     }
 
-    /// Whether the module is the same.
-    pub(super) fn contains(&self, address: usize) -> bool {
-        (self.start..self.end).contains(&address)
+    /// The addresses that it takes up.
+    pub(super) fn addresses(&self) -> Range<usize> {
+        self.start..self.end
     }
 
     /// A value at an address within the module.
