@@ -54,6 +54,20 @@ fn functions(ended: &Ended, program: &Path, title: &str) -> Vec<String> {
         .collect()
 }
 
+/// The names that the report itself gives to the functions of one stack.
+fn named(ended: &Ended, title: &str) -> Vec<String> {
+    let text = ended.err();
+    let lines = text.lines().skip_while(|line| !line.contains(title)).skip(1);
+    lines
+        .take_while(|line| line.trim_start().starts_with('#'))
+        .map(|line| {
+            let mut words = line.split_whitespace().skip(2);
+            let name = words.next().filter(|word| !word.starts_with('(')).and_then(|word| word.rsplit_once("+0x"));
+            name.map_or("", |(name, _)| name).to_owned()
+        })
+        .collect()
+}
+
 fn begins(found: &[String], expected: &[&str]) {
     assert!(
         found.len() >= expected.len() && found.iter().zip(expected).all(|(a, b)| a == b),
@@ -122,6 +136,32 @@ fn a_fault_says_where_it_lay_and_whether_it_read_or_wrote() {
         assert!(line.ends_with(&format!("({size}-byte malloc chunk)")), "{what}: {ended:?}");
         assert!(ended.err().contains(place), "{what}: {ended:?}");
     }
+}
+
+#[test]
+fn stacks_name_the_functions_where_the_file_does() {
+    let folder = real::folder();
+    for way in WAYS {
+        let program = program(folder.path(), way);
+        let ended = faulting(&program, folder.path(), "freed-write", 24);
+        begins(&named(&ended, "found here"), &["function_that_writes", "function_between", "main"]);
+        begins(&named(&ended, "freed by"), &["function_that_frees", "main"]);
+        begins(&named(&ended, "allocated by"), &["function_that_allocates", "main"]);
+    }
+}
+
+#[test]
+fn stacks_of_a_stripped_program_name_libraries_functions_and_the_programs_by_offset() {
+    if !real::installed(&["gcc", "addr2line"]) {
+        return;
+    }
+    let folder = real::folder();
+    let program = program(folder.path(), &[WAYS[1], &["-s"]].concat());
+    let ended = faulting(&program, folder.path(), "freed-write", 24);
+    let names = named(&ended, "allocated by");
+    assert!(names.starts_with(&[String::new(), String::new()]), "{names:?}");
+    assert!(names.iter().any(|name| name == "__libc_start_main"), "{names:?}");
+    assert!(!functions(&ended, &program, "allocated by").is_empty(), "{ended:?}");
 }
 
 #[test]

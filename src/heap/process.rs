@@ -18,6 +18,7 @@ use crate::report;
 use crate::size_class::{FINE_MAX, SMALL_MAX};
 use crate::stats::Stats;
 use crate::thread_cache::{ASK, ThreadCache};
+use crate::trace;
 use crate::violation::{Operation, Violation};
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -343,6 +344,7 @@ fn make_heap(start: &Start) -> &'static Core {
         unsafe { libc::atexit(leak_report) };
     }
     report::also_to(&core.options.report_path);
+    trace::note_sandbox();
     if options.check_at_exit {
         // SAFETY: as above.
         unsafe { libc::atexit(check_at_exit) };

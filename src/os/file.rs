@@ -42,6 +42,27 @@ impl Drop for File {
     }
 }
 
+/// A file that is read here and there. It may be anything, and may change meanwhile: what is read is only ever data, and no
+/// mapping of it can fault.
+pub(crate) struct Source(File);
+
+impl Source {
+    /// Opens a file; one that nobody writes to (a FIFO) does not keep the caller waiting.
+    pub(crate) fn open(path: &CStr) -> Option<Self> {
+        let _errno = Errno::keep();
+        File::open_with(path, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY).map(Self)
+    }
+
+    /// Fills `out` with what stands at an offset; less at the end of the file.
+    pub(crate) fn read_at<'a>(&self, offset: u64, out: &'a mut [u8]) -> Option<&'a [u8]> {
+        let _errno = Errno::keep();
+        let offset = i64::try_from(offset).ok()?;
+        // SAFETY: `out` is writable for its length.
+        let count = unsafe { libc::syscall(libc::SYS_pread64, self.0.0, out.as_mut_ptr(), out.len(), offset) };
+        out.get(..usize::try_from(count).ok()?)
+    }
+}
+
 /// The beginning of a file, as much as fits into `out`; `None` when it cannot be read.
 pub(crate) fn read<'a>(path: &CStr, out: &'a mut [u8]) -> Option<&'a [u8]> {
     let _errno = Errno::keep();

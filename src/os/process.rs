@@ -35,6 +35,13 @@ pub(crate) fn process_number() -> i32 {
     unsafe { libc::getpid() }
 }
 
+/// The mode of the kernel's sandbox (seccomp) that the thread runs in: 0 is none; negative where that must not be asked.
+pub(crate) fn sandbox() -> i32 {
+    let _errno = Errno::keep();
+    // SAFETY: only asks.
+    unsafe { libc::prctl(libc::PR_GET_SECCOMP, 0, 0, 0, 0) }
+}
+
 /// Milliseconds of a clock that never goes back; a few milliseconds coarse, no system call.
 pub(crate) fn milliseconds() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

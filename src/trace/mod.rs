@@ -3,11 +3,13 @@
 //! * [`unwind`]: one step up by the unwind tables that every module has.
 //! * [`stack`]: reading a stack whose bounds nobody knows.
 //! * [`module`]: which module an address lies in.
+//! * [`symbol`]: which function; for reports only, because it reads files.
 //!
 //! Where there is no table (code made at run time), the frame pointer is followed.
 
 mod module;
 mod stack;
+mod symbol;
 mod unwind;
 
 use core::fmt::{self, Write};
@@ -15,6 +17,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 pub(crate) use module::Module;
 pub(crate) use stack::Window;
+pub(crate) use symbol::note_sandbox;
 use unwind::{Base, Place, Rule};
 
 /// Frames that are kept, innermost first.
@@ -269,12 +272,15 @@ fn step(registers: &Registers, at: usize, rules: Option<&Rules>, window: &mut Wi
     Some((Registers { pc, stack_pointer: frame, frame_pointer }, rule.signal))
 }
 
-/// One line of a trace: `#3 0x… (/path/of/module+0x…)`, of which `addr2line` and `llvm-symbolizer` understand the part in
-/// parentheses.
+/// One line of a trace: `#3 0x… function+0x… (/path/of/module+0x…)`, of which `addr2line` and `llvm-symbolizer` understand the part
+/// in parentheses. The function is left out where its module's file does not name it.
 pub(crate) fn write_frame(out: &mut dyn Write, number: usize, address: usize) -> fmt::Result {
     write!(out, "    #{number} {address:#x}")?;
     if let Some(module) = Module::around(address) {
         let offset = address.wrapping_sub(module.displacement());
+        if let Some(function) = symbol::name(&module, address) {
+            write!(out, " {function}")?;
+        }
         let mut path = [0; 256];
         let name = match module.name() {
             [] => program_path(&mut path),

@@ -94,11 +94,16 @@ impl Module {
     }
 
     /// Its path; empty for the program itself.
-    pub(crate) fn name(&self) -> &'static [u8] {
+    pub(super) fn path(&self) -> &'static CStr {
         // SAFETY: `l_name`, the second word, null or a terminated string that lives as long as the module.
         unsafe {
             let name = core::ptr::with_exposed_provenance::<*const libc::c_char>(self.link_map).add(1).read();
-            if name.is_null() { &[] } else { CStr::from_ptr(name).to_bytes() }
+            if name.is_null() { c"" } else { CStr::from_ptr(name) }
         }
+    }
+
+    /// The bytes of its path.
+    pub(crate) fn name(&self) -> &'static [u8] {
+        self.path().to_bytes()
     }
 }
