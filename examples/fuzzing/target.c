@@ -94,20 +94,29 @@ static void parse(char kind, int bug) {
     free(large);
 }
 
-/* For ./speed: this many allocations an input, of sizes that the input chooses, given back in another order. */
+/* For ./speed: this many allocations an input, of sizes that the input chooses, given back in another order, and each chunk
+ * read this many times, as a program does that works with what it allocates. */
 #ifndef ALLOCATIONS
 #define ALLOCATIONS 0
+#endif
+#ifndef READS
+#define READS 0
 #endif
 
 static void work(const uint8_t *data, size_t size) {
     char *held[64] = {0};
+    unsigned sum = 0;
     for (size_t number = 0; number < ALLOCATIONS; number++) {
         size_t bytes = 16 + data[number % size] * (number % 16 == 0 ? 16 : 1);
         char **place = &held[(number * 7 + data[number % size]) % 64];
         free(*place);
         *place = hide(malloc(bytes));
-        if (*place != NULL) memset(*place, 1, bytes);
+        if (*place == NULL) continue;
+        memset(*place, 1, bytes);
+        for (int round = 0; round < READS; round++)
+            for (size_t at = 0; at < bytes; at++) sum = sum * 31 + (unsigned char)(*place)[at];
     }
+    sink = (char)sum;
     for (size_t number = 0; number < 64; number++) free(held[number]);
 }
 
