@@ -3,6 +3,7 @@
 //!
 //! | module | what runs |
 //! |---|---|
+//! | [`guarded`] | a model of the entry of a guarded slot in `src/guarded/mod.rs` |
 //! | [`locks`] | the lock of `src/os/lock.rs` itself, on a model of futex |
 //! | [`regions`] | the publication of `src/primary/region.rs` itself |
 //! | [`slots`] | a model of the state byte's way through `src/heap/free.rs` and `src/heap/allocate.rs` |
@@ -12,6 +13,7 @@
 //! `os::futex` here stand in for those of `src/os`. Each claim is a function that `tests/models.rs` runs; next to claims
 //! that rest on one instruction (a fence, an order) stands its opposite without it, which must be seen to fail.
 
+pub mod guarded;
 pub mod locks;
 mod os;
 mod primary;

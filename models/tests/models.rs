@@ -1,6 +1,6 @@
 //! Runs every model; each test is one claim.
 
-use testudo_models::{locks, regions, shared, slots};
+use testudo_models::{guarded, locks, regions, shared, slots};
 
 macro_rules! models {
     ($($module:ident: $($claim:ident)+;)+) => {
@@ -12,6 +12,7 @@ macro_rules! models {
 }
 
 models! {
+    guarded: a_guarded_chunk_is_freed_once;
     locks: two_threads_exclude_each_other no_wake_up_is_lost_among_three the_bare_lock_excludes;
     regions: a_chunk_handed_over_is_found a_guessed_address_finds_all_or_nothing;
     slots: by_exchange_one_free_wins by_store_and_fence_the_slot_goes_out_once a_live_slot_has_its_header;
@@ -29,4 +30,10 @@ fn the_model_of_racing_frees_sees_a_missing_fence() {
 #[should_panic(expected = "an old header")]
 fn the_model_of_headers_sees_a_missing_release() {
     slots::without_release_a_live_slot_may_have_an_old_header();
+}
+
+#[test]
+#[should_panic(expected = "another chunk was taken")]
+fn the_model_of_guarded_slots_sees_a_missing_second_look() {
+    guarded::without_a_second_look_the_next_chunk_is_taken();
 }

@@ -272,7 +272,11 @@ impl Guarded {
                 state::LIVE if chunk.address == address => {
                     let held = state::HELD;
                     if entry.state.compare_exchange_weak(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                        return Ok(Held { entry, slot, chunk });
+                        // What was read before may be about a chunk that was given back since, and the slot used again.
+                        if let Some(chunk) = entry.chunk().filter(|chunk| chunk.address == address) {
+                            return Ok(Held { entry, slot, chunk });
+                        }
+                        entry.state.store(state::LIVE, Ordering::Release);
                     }
                 }
                 state::LIVE if inside => {
