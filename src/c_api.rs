@@ -17,11 +17,12 @@ use crate::chunk::header::Origin;
 use crate::heap::allocate::MIN_ALIGN_LOG2;
 use crate::heap::free::Demand;
 use crate::heap::process;
+use crate::heap_profile::HeapProfileError;
 use crate::options::Options;
 use crate::os::mapping::{PAGE, page_ceil};
 use crate::os::process::Errno;
 use crate::stats::Stats;
-use core::ffi::c_void;
+use core::ffi::{CStr, c_void};
 use core::ptr;
 
 /// Which of C++'s allocation functions was called.
@@ -299,6 +300,21 @@ pub fn check_heap() {
 /// Gives free memory back to the system.
 pub fn purge() {
     process::purge();
+}
+
+/// Writes the heap profile to a file, or, without a name, to the one of `heap_profile_path`.
+///
+/// # Errors
+/// Why not: see [`HeapProfileError`].
+///
+/// ```
+/// use testudo::{HeapProfileError, c_api};
+///
+/// // Nothing is recorded without `heap_profile_kb`.
+/// assert_eq!(c_api::write_heap_profile(Some(c"/tmp/profile")), Err(HeapProfileError::Off));
+/// ```
+pub fn write_heap_profile(path: Option<&CStr>) -> Result<(), HeapProfileError> {
+    process::write_heap_profile(path)
 }
 
 /// What the heap holds, read off its counters.

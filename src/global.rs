@@ -2,10 +2,12 @@
 
 use crate::chunk::header::Origin;
 use crate::heap::{private, process};
+use crate::heap_profile::HeapProfileError;
 use crate::options::Options;
 use crate::stats::Stats;
 use crate::violation::Violation;
 use core::alloc::{GlobalAlloc, Layout};
+use core::ffi::CStr;
 
 /// The process-wide heap as a Rust allocator.
 ///
@@ -91,6 +93,29 @@ impl Testudo {
     /// The first damage found.
     pub fn check_heap(&self) -> Result<(), Violation> {
         process::check()
+    }
+
+    /// Writes the heap profile: the calls that allocated what is live, and what was ever allocated, by a sample in proportion to
+    /// bytes. `testudo heap-profile` turns the file into what pprof and flame graphs read.
+    ///
+    /// # Errors
+    /// When nothing is recorded ([`Options::heap_profile_kb`] is 0), and when the file cannot be written.
+    ///
+    /// ```
+    /// use testudo::{HeapProfileError, Options, Testudo};
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Testudo = Testudo::with(Options { heap_profile_kb: 64, ..Options::DEFAULT });
+    ///
+    /// let folder = std::env::temp_dir().join(format!("heap-{}.profile", std::process::id()));
+    /// let path = std::ffi::CString::new(folder.to_str().unwrap()).unwrap();
+    /// ALLOCATOR.write_heap_profile(&path)?;
+    /// assert!(std::fs::read_to_string(&folder).unwrap().ends_with("\nend\n"));
+    /// # std::fs::remove_file(&folder).unwrap();
+    /// # Ok::<(), HeapProfileError>(())
+    /// ```
+    pub fn write_heap_profile(&self, path: &CStr) -> Result<(), HeapProfileError> {
+        process::write_heap_profile(Some(path))
     }
 
     /// Gives free memory back to the system.

@@ -11,11 +11,11 @@
 //!             \                           /
 //!              heap   one request, told from top to bottom: pick → seal → hand out; verify → quarantine → recycle
 //!             /        |                  \
-//!    thread_cache   quarantine         guarded: pool of guarded slots
+//!    thread_cache   quarantine         guarded: pool of guarded slots · heap_profile
 //!             \        |                  \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling · random · options · stats · violation · text · report (report_json) · trace
+//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling, byte_sampling · random · options · stats · violation · text · report (report_json) · trace
 //!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, file, process, report_copy
 //! ```
 //!
@@ -26,11 +26,13 @@
 compile_error!("testudo runs on 64-bit Linux only");
 
 mod budget;
+mod byte_sampling;
 pub mod c_api;
 mod chunk;
 mod global;
 mod guarded;
 mod heap;
+mod heap_profile;
 pub mod options;
 mod os;
 mod primary;
@@ -51,6 +53,7 @@ mod violation;
 pub use global::Testudo;
 pub use heap::core::CreateError;
 pub use heap::private::{AllocateError, Heap};
+pub use heap_profile::HeapProfileError;
 pub use options::{FilePath, Options, Profile};
 pub use stats::{ClassStats, Mappings, Stats};
 pub use violation::{Chunk, Kind, Operation, Violation};

@@ -170,6 +170,13 @@ impl Ring {
         i32::from(length)
     }
 
+    /// The slots that [`Self::exchange`] will let go before the next turn, in this order.
+    pub(crate) fn leaving(&self) -> &[OwnedSlot] {
+        let count = (self.end.addr() - self.hand.addr()) / size_of::<OwnedSlot>();
+        // SAFETY: the invariant: the places from the hand to the end hold slots.
+        unsafe { core::slice::from_raw_parts(self.hand, count) }
+    }
+
     /// Whether slots leave in no order.
     pub(crate) const fn is_scattered(&self) -> bool {
         self.scattered

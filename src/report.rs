@@ -162,6 +162,14 @@ pub(crate) fn fatal(reason: &str) -> ! {
     process::abort()
 }
 
+/// One line on standard error, at exit.
+#[cold]
+pub(crate) fn warn(message: &dyn fmt::Display) {
+    let mut text = Text::<256>::new();
+    let _ = writeln!(text, "testudo: {message}");
+    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+}
+
 /// Ends the process with status 1 before the program begins: an option is wrong.
 #[cold]
 #[inline(never)]

@@ -87,31 +87,12 @@ fn write_line(out: &mut impl Write, violation: &Violation, advice: &str) -> fmt:
     writeln!(out, ",\"found\":{},\"advice\":{}}}", Quoted(violation.detail), Quoted(advice))
 }
 
-/// The name with the number of the process in place of `%p`.
-fn name_of(path: &FilePath) -> Text<256> {
-    let mut name = Text::new();
-    let mut rest = path.as_bytes();
-    while let [first, behind @ ..] = rest {
-        rest = behind;
-        match (first, behind) {
-            (b'%', [b'p', behind @ ..]) => {
-                rest = behind;
-                // Cannot fail: `Text` cuts off instead.
-                let _ = write!(name, "{}", process::process_number());
-            }
-            _ => name.push(*first),
-        }
-    }
-    name.push(0);
-    name
-}
-
 /// Appends a report to a file. Failures are passed over: the report has been written to standard error.
 pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str) {
     if path.is_none() {
         return;
     }
-    let name = name_of(path);
+    let name = path.expanded(process::process_number(), 1);
     let Ok(name) = CStr::from_bytes_until_nul(name.as_bytes()) else { return };
     let mut line = Text::<1536>::new();
     let _ = write_line(&mut line, violation, advice);
@@ -120,20 +101,12 @@ pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Quoted, name_of, write_line};
-    use crate::options::FilePath;
+    use super::{Quoted, write_line};
     use crate::violation::{Kind, Operation, Violation};
 
     #[test]
     fn quotes_and_control_characters_are_escaped() {
         assert_eq!(Quoted("a\"b\\c\nd").to_string(), r#""a\"b\\c\u000ad""#);
-    }
-
-    #[test]
-    fn the_number_of_the_process_replaces_its_sign() {
-        let name = name_of(&FilePath::new(b"/a%p-%q%").expect("a name"));
-        let expected = format!("/a{}-%q%\0", std::process::id());
-        assert_eq!(name.as_bytes(), expected.as_bytes());
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! the shared slabs in batches, in both directions, so that memory freed by a consumer finds its way back to the
 //! producer.
 
+use crate::byte_sampling::ByteSampler;
 use crate::chunk::extent::Extent;
 use crate::options::Options;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
-use crate::primary::region::OwnedSlot;
+use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Set;
 use crate::quarantine::{self, Ring, RingSlots};
 use crate::random::Random;
@@ -16,6 +17,7 @@ use crate::sampling::Sampler;
 use crate::size_class::{CLASSES, ClassId, FINE_MAX, HEADER};
 use crate::trace::Window;
 use core::cell::UnsafeCell;
+use core::sync::atomic::Ordering;
 
 /// Places for ready slots of one class.
 pub(crate) const READY: usize = 128;
@@ -221,6 +223,8 @@ pub(crate) struct ThreadCache {
     pub(crate) quarantine_room: isize,
     pub(crate) random: Random,
     pub(crate) sampler: Sampler,
+    /// Which slots will be recorded in the heap profile.
+    pub(crate) byte_sampler: ByteSampler,
     /// Whether new chunks are filled, which fast paths do not do.
     fills: bool,
     /// How many forks this process descends from; a change means that the randomness is the parent's too.
@@ -280,6 +284,8 @@ impl ThreadCache {
             (&raw mut (*cache).core).write(core);
             (&raw mut (*cache).mark).write(mark);
             (&raw mut (*cache).sampler).write(Sampler::new(options.sample_rate, &mut random));
+            let profile_bytes = (options.heap_profile_kb as usize) << 10;
+            (&raw mut (*cache).byte_sampler).write(ByteSampler::new(profile_bytes, &mut random));
             (&raw mut (*cache).checks).write(set);
             (&raw mut (*cache).thread).write(0);
             (&raw mut (*cache).window).write(Window::UNKNOWN);
@@ -313,6 +319,21 @@ impl ThreadCache {
     pub(crate) fn pass_allocations(&mut self, allocations: usize) {
         if self.set.is_some() && self.sampler.pass(allocations, &mut self.random) {
             self.set = None;
+        }
+    }
+
+    /// Slots of the cache that are about to lie ready, each of which will be handed out once or given back: chooses those that
+    /// the heap profile will record.
+    pub(crate) fn choose_for_profile(&mut self, class: ClassId, slots: &[OwnedSlot]) {
+        choose(&mut self.byte_sampler, &mut self.random, self.mark, class, slots);
+    }
+
+    /// The same for a slot that leaves the quarantine of a class, and those that will follow it until the next turn.
+    pub(crate) fn choose_leaving_for_profile(&mut self, class: ClassId, first: OwnedSlot) {
+        let Self { byte_sampler, random, mark, bins, .. } = self;
+        choose(byte_sampler, random, *mark, class, &[first]);
+        if let Some(bin) = bins.get(class.index()) {
+            choose(byte_sampler, random, *mark, class, bin.ring.leaving());
         }
     }
 
@@ -371,6 +392,15 @@ impl ThreadCache {
         // call does.
         (&mut self.random, unsafe { self.bins.get_unchecked_mut(class.index()) })
     }
+}
+
+fn choose(sampler: &mut ByteSampler, random: &mut Random, mark: u8, class: ClassId, slots: &[OwnedSlot]) {
+    sampler.pass(slots.len(), class.stride(), random, |number| {
+        if let Some(slot) = slots.get(number) {
+            // Fails where another thread has given the same chunk back: that is found when it is handed out.
+            let _ = slot.state().compare_exchange(mark, state::CHOSEN, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    });
 }
 
 #[cfg(test)]

@@ -26,6 +26,9 @@ struct testudo_stats {
     size_t large_allocated;   /* requested bytes of live large chunks */
     size_t large_active;      /* mappings of live large chunks */
     size_t large_quarantined; /* freed large chunks whose addresses are in quarantine: address space, not memory */
+    size_t guarded_chunks;    /* number of live guarded chunks, which have pages of their own */
+    size_t guarded_allocated; /* requested bytes of live guarded chunks */
+    size_t guarded_active;    /* pages of live guarded chunks */
     size_t zero_sized;        /* number of live zero-sized chunks */
     size_t caches;            /* number of thread caches, in use or not */
     size_t violations;        /* number of violations found and returned; others end the process */
@@ -63,6 +66,11 @@ int testudo_check_stats(struct testudo_stats *stats);
 
 /* Writes what the heap holds of the first `count` size classes, smallest first; returns how many classes there are. */
 size_t testudo_class_stats(struct testudo_class_stats *classes, size_t count);
+
+/* Writes the heap profile to a file; where `path` is NULL, to the one that the option heap_profile_path names. Returns 0, or
+ * -1 and sets errno: ENOTSUP when nothing is recorded because heap_profile_kb is 0, EINVAL when no file is named. Not for
+ * signal handlers: heap_profile_signal is. */
+int testudo_heap_profile(const char *path);
 
 /* The requested size of the live chunk that starts at `chunk`; (size_t)-1 for any other address. */
 size_t testudo_object_size(const void *chunk);

@@ -1,8 +1,8 @@
 //! Testudo's own functions for C programs; declared in `include/testudo.h`, which says what they do and what the
 //! fields mean.
 
-use core::ffi::{c_char, c_void};
-use hardened_heap::{ClassStats, Mappings, Stats, c_api};
+use core::ffi::{CStr, c_char, c_void};
+use hardened_heap::{ClassStats, HeapProfileError, Mappings, Stats, c_api};
 
 /// A struct of C whose fields are called as those of the Rust value that fills it, and some more.
 macro_rules! mirror {
@@ -31,7 +31,8 @@ mirror! {
     /// `struct testudo_stats`.
     TestudoStats of Stats;
     allocated chunks active cached quarantined retained empty committed peak resident metadata large_chunks
-    large_allocated large_active large_quarantined zero_sized caches violations;
+    large_allocated large_active large_quarantined guarded_chunks guarded_allocated guarded_active zero_sized caches
+    violations;
     mappings mappings_limit exact
 }
 
@@ -97,6 +98,25 @@ pub unsafe extern "C" fn testudo_class_stats(classes: *mut TestudoClassStats, co
         unsafe { classes.add(index).write(TestudoClassStats::of(class)) };
     }
     stats.classes().len()
+}
+
+/// Writes the heap profile to a file, or, without a name, to the one of `heap_profile_path`. Returns 0, or -1 with `errno`.
+///
+/// # Safety
+/// `path` is null or a terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn testudo_heap_profile(path: *const c_char) -> i32 {
+    // SAFETY: the caller's promise.
+    let path = (!path.is_null()).then(|| unsafe { CStr::from_ptr(path) });
+    let error = match c_api::write_heap_profile(path) {
+        Ok(()) => return 0,
+        Err(HeapProfileError::Off) => libc::ENOTSUP,
+        Err(HeapProfileError::File(error)) => error,
+        Err(_) => libc::EINVAL,
+    };
+    // SAFETY: errno of this thread.
+    unsafe { *libc::__errno_location() = error };
+    -1
 }
 
 /// The requested size of the live chunk that starts at `chunk`; `SIZE_MAX` for any other address.

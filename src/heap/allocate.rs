@@ -148,7 +148,11 @@ impl Core {
             Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
+        let chosen = claim_chosen(slot, mark);
         self.hand_out::<P>(slot, mark, size, &extent, fields)?;
+        if chosen {
+            self.record_slot(cache, slot, class, size);
+        }
         Ok(slot.chunk)
     }
 
@@ -196,6 +200,7 @@ impl Core {
         let taken = taken?;
         let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;
         cache.pass_allocations(taken);
+        cache.choose_for_profile(class, batch.get(..taken).unwrap_or_default());
         let bin = cache.bin(class);
         for &slot in others.iter().rev() {
             // The bin is empty and holds at least twice a batch.
@@ -239,17 +244,25 @@ impl Core {
                 outcome => return outcome,
             }
         }
-        self.allocate_large(size, align_log2, origin)
+        self.allocate_large(cache, size, align_log2, origin)
     }
 
     #[cold]
     #[inline(never)]
-    fn allocate_large(&self, size: usize, align_log2: u32, origin: Origin) -> Result<usize, Failure> {
+    fn allocate_large(
+        &self,
+        cache: &mut ThreadCache,
+        size: usize,
+        align_log2: u32,
+        origin: Origin,
+    ) -> Result<usize, Failure> {
         if size > self.max_alloc {
             return Err(Failure::OutOfMemory);
         }
         self.decay_if_due();
-        Ok(self.secondary.allocate(self.large_ground(), size, align_log2, origin)?)
+        let chunk = self.secondary.allocate(self.large_ground(), size, align_log2, origin)?;
+        self.record_if_hit(cache, chunk, size);
+        Ok(chunk)
     }
 
     /// A chunk of `size` bytes at a multiple of 2^`align_log2`, guarded if it is this one's turn.
@@ -291,14 +304,15 @@ impl Core {
         cache.resume_fast_paths();
         self.refresh_randomness(cache);
         let ground = self.guarded_ground();
-        let ThreadCache { random, window, thread, .. } = cache;
+        let ThreadCache { random, window, thread, .. } = &mut *cache;
         let caller = || self.caller(window, thread);
         if let Some(chunk) = self.guarded.allocate(ground, random, size, align_log2, origin, caller) {
+            self.record_if_hit(cache, chunk, size);
             return Some(chunk);
         }
         // What is too long for a guarded slot can have a mapping of its own, whose end is guarded too.
         if self.options.sample_rate == 1 && size > GUARDED_MAX {
-            let chunk = self.allocate_large(size, align_log2, origin).ok()?;
+            let chunk = self.allocate_large(cache, size, align_log2, origin).ok()?;
             self.fill_with_pattern(chunk, size);
             return Some(chunk);
         }
@@ -323,7 +337,7 @@ impl Core {
         }
         if size == 0 {
             // A mapping of its own, whose chunk is the start of the guard behind it: inaccessible, like all of no bytes.
-            return self.allocate_large(0, align_log2, origin);
+            return self.allocate_large(cache, 0, align_log2, origin);
         }
         if align_log2 <= MAX_ALIGN_LOG2 {
             let reach = size.saturating_add((1 << align_log2) - MIN_ALIGN);
@@ -337,7 +351,7 @@ impl Core {
                 }
             }
         }
-        self.allocate_large(size, align_log2, origin)
+        self.allocate_large(cache, size, align_log2, origin)
     }
 
     /// An over-aligned chunk inside a slot: the header stays where the slot begins, and the bytes between it
@@ -359,11 +373,15 @@ impl Core {
         let start = slot.chunk;
         let chunk = start.next_multiple_of(1 << fields.align_log2());
         let gap = chunk - start;
+        let chosen = claim_chosen(slot, mark);
         self.hand_out::<P>(slot, mark, gap + size, &extent, fields)?;
         if P::canary(&self.options) {
             let word = self.seal.secrets.canary(checksum::read(start).checksum());
             // SAFETY: the gap lies in the slot that was just handed to us; it is a multiple of 16 bytes.
             unsafe { canary::fill(core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
+        }
+        if chosen {
+            self.record_slot(cache, slot, class, size);
         }
         Ok(chunk)
     }
@@ -388,6 +406,13 @@ impl Core {
         .values(Header::seal(seen.fields(), expected).0, seen.0)
         .at(-8)
     }
+}
+
+/// Makes a slot that was chosen for the heap profile an ordinary one of the cache's; `false` when it was not chosen.
+fn claim_chosen(slot: OwnedSlot, mark: u8) -> bool {
+    // Another cache that believes to own the slot too can't have claimed it: then it is not handed out.
+    slot.state().load(Ordering::Relaxed) == state::CHOSEN
+        && slot.state().compare_exchange(state::CHOSEN, mark, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
 /// A slot in this cache belongs to somebody else: two racing threads gave it back, and both thought that

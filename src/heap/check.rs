@@ -30,7 +30,7 @@ impl Core {
                 }
                 for index in (first..first + slots as u32).map(SlotIndex) {
                     match region.state(index).load(Ordering::Acquire) {
-                        state::LIVE => self.verify_slot(region, index, class, Operation::Check)?,
+                        state::LIVE | state::RECORDED => self.verify_slot(region, index, class, Operation::Check)?,
                         state::FREE | state::SEALED => self.check_free(region, index, class)?,
                         owner if owner == mark && mark != state::SHARED_MARK => {
                             self.check_free(region, index, class)?

@@ -4,6 +4,7 @@ use super::decay::Epochs;
 use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
 use crate::guarded::{self, Guarded};
+use crate::heap_profile::HeapProfile;
 use crate::options::Options;
 use crate::os::lock::{Guard, Lock, RawLock};
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     pub(crate) zero_sized: Lock<ZeroSized>,
     pub(crate) secondary: Secondary,
     pub(crate) guarded: Guarded,
+    pub(crate) heap_profile: HeapProfile,
     /// Frame layouts that stack traces have met.
     pub(crate) rules: Rules,
     /// Address of the cache of all threads that have none of their own: in a private heap, all of them.
@@ -218,6 +220,7 @@ impl Core {
                 marks: [0; 4],
                 random: random.fork(),
             }));
+            (&raw mut (*core).heap_profile).write(HeapProfile::new(&options, random.fork()));
             (&raw mut (*core).epochs).write(Epochs::new());
             (&raw mut (*core).violations).write(AtomicUsize::new(0));
             (&raw mut (*core).generation).write(AtomicU32::new(0));
@@ -234,6 +237,7 @@ impl Core {
         let core = unsafe { Self::at(address) };
         core.secondary.unmap_all();
         core.guarded.unmap_all();
+        core.heap_profile.unmap_all();
         let mut cache = core.registry.lock().first;
         while cache != 0 {
             // SAFETY: caches in the list are mapped, and nobody uses them any more.
@@ -417,7 +421,8 @@ impl Core {
         visit(self.zero_sized.raw());
         visit(self.arena.lock().raw());
         self.secondary.for_each_lock(&mut visit);
-        self.guarded.for_each_lock(visit);
+        self.guarded.for_each_lock(&mut visit);
+        self.heap_profile.for_each_lock(visit);
     }
 
     /// Before a fork: nobody is in the middle of a change.
@@ -434,6 +439,7 @@ impl Core {
     pub(crate) fn restart_in_child(&self) {
         self.for_each_lock(RawLock::reset);
         self.guarded.restart_in_child();
+        self.heap_profile.restart_in_child();
         if self.options.seed == 0 {
             match Random::from_kernel() {
                 Ok(random) => {

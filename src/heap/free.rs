@@ -165,6 +165,9 @@ impl Core {
                 } else if P::canary(&self.options) && small.end() == class.capacity() {
                     self.check_next_header(region, slot.index, class, start, fields, Operation::Free)?;
                 }
+                if slot.state.load(Ordering::Relaxed) == state::RECORDED {
+                    self.forget_slot(slot.state, start);
+                }
                 let (mark, bin) = cache.mark_and_bin(class);
                 if !self.wipe::<P>(slot.state, mark, start, class.capacity(), &bin.extent, fields) {
                     return Err(not_owned(chunk, Operation::Free));
@@ -172,7 +175,7 @@ impl Core {
                 self.quarantine(cache, class, OwnedSlot::new(start, slot.state))
             }
             Located::ZeroSized(region, _) if self.zero_sized.lock().give_back(region, chunk) => Ok(()),
-            Located::Large(_) if self.secondary.release(self.large_ground(), chunk) => Ok(()),
+            Located::Large(_) if self.release_large(chunk) => Ok(()),
             // Another thread has given it back since it was found.
             Located::ZeroSized(..) | Located::Large(_) | Located::Guarded(_) => Err(not_owned(chunk, Operation::Free)),
         }
@@ -183,7 +186,22 @@ impl Core {
     fn free_guarded(&self, cache: &mut ThreadCache, chunk: usize, demand: &Demand) -> Result<(), Violation> {
         let may = |found: &_| Located::Guarded(*found).check_demand(chunk, demand, self.options.mismatch);
         let ThreadCache { window, thread, .. } = cache;
-        self.guarded.free(self.guarded_ground(), chunk, may, || self.caller(window, thread))
+        // Asked for when all has been verified, and the slot can't be used again yet.
+        let caller = || {
+            if self.heap_profile.is_on() {
+                self.heap_profile.forget(chunk);
+            }
+            self.caller(window, thread)
+        };
+        self.guarded.free(self.guarded_ground(), chunk, may, caller)
+    }
+
+    /// Takes a large chunk back; `false` when another thread was faster.
+    fn release_large(&self, chunk: usize) -> bool {
+        if self.heap_profile.is_on() {
+            self.heap_profile.forget(chunk);
+        }
+        self.secondary.release(self.large_ground(), chunk)
     }
 
     /// Makes a verified chunk's slot the cache's, and wipes it. `false` when another thread was faster.
@@ -253,6 +271,9 @@ impl Core {
                 let left = if bin.ring.is_scattered() { 1 } else { bin.ring.length().max(1) };
                 let pushed = bin.ready.push(old);
                 cache.pass_allocations(left);
+                if cache.byte_sampler.is_on() {
+                    cache.choose_leaving_for_profile(class, old);
+                }
                 if !pushed {
                     return self.make_room(cache, class, old);
                 }

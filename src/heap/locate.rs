@@ -169,7 +169,7 @@ impl Core {
         let start = region.chunk(slot.index, class.stride());
         let not_a_chunk = |detail| Violation::new(Kind::NotAChunk, operation, chunk, detail);
         match slot.state.load(Ordering::Acquire) {
-            state::LIVE => {}
+            state::LIVE | state::RECORDED => {}
             state::RESIZING => {
                 let detail = "another thread is resizing the chunk at this moment";
                 return Err(Violation::new(Kind::DoubleFree, operation, chunk, detail).chunk(class.capacity(), None));
@@ -202,7 +202,7 @@ impl Core {
         let fields = header.fields();
         let expected = self.seal.checksum(start, fields.0);
         if header.checksum() != expected || !fields.is_allocated() {
-            if slot.state.load(Ordering::Acquire) != state::LIVE {
+            if !state::is_live(slot.state.load(Ordering::Acquire)) {
                 // Another thread has given it back in this instant.
                 return Err(Violation::new(
                     Kind::DoubleFree,
@@ -225,7 +225,7 @@ impl Core {
         match self.verify_canaries(&small, header, operation) {
             Ok(()) => Ok(small),
             // Another thread has given the chunk back in this instant, and wiped it.
-            Err(_) if slot.state.load(Ordering::Acquire) != state::LIVE => Err(Violation::new(
+            Err(_) if !state::is_live(slot.state.load(Ordering::Acquire)) => Err(Violation::new(
                 Kind::DoubleFree,
                 operation,
                 chunk,

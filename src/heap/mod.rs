@@ -3,6 +3,7 @@
 //! * [`allocate`]: pick → seal → hand out; [`free`]: verify → quarantine → recycle; [`reallocate`].
 //! * [`locate`]: from an address to what is known about it, for everything that is not the fast path.
 //! * [`fault`]: an access that faulted, explained.
+//! * [`profile`]: chunks that the heap profile records.
 //! * [`core`]: the value that a heap is; [`decay`]: how free memory finds its way back to the system.
 //! * [`process`]: the heap of the process, thread by thread; [`private`]: heaps as values, [`allocator_api`] for
 //!   collections in them; [`fork`]: how they all get through a fork.
@@ -20,5 +21,7 @@ pub(crate) mod locate;
 pub(crate) mod neighbours;
 pub(crate) mod private;
 pub(crate) mod process;
+mod profile;
+mod profile_signal;
 pub(crate) mod reallocate;
 pub(crate) mod statistics;

@@ -98,7 +98,7 @@ impl Core {
         of: SlotIndex,
         class: ClassId,
     ) -> Result<(), Violation> {
-        if region.state(neighbour).load(Ordering::Acquire) != state::LIVE {
+        if !state::is_live(region.state(neighbour).load(Ordering::Acquire)) {
             return Ok(());
         }
         let slab = |index: SlotIndex| index.0 >> slots_log2(class);
@@ -124,7 +124,7 @@ impl Core {
         let slot = Slot { index, state: region.state(index) };
         let mut outcome = Ok(());
         for look in 0..LOOKS {
-            if slot.state.load(Ordering::Acquire) != state::LIVE {
+            if !state::is_live(slot.state.load(Ordering::Acquire)) {
                 return Ok(());
             }
             outcome = self.look_at(region, class, slot, start, operation);

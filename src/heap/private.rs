@@ -5,6 +5,7 @@ use super::core::{Core, CreateError, PRIVATE_ARENA};
 use super::fork;
 use super::free::{Demand, Freed};
 use crate::chunk::header::Origin;
+use crate::heap_profile::HeapProfileError;
 use crate::options::Options;
 use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::size_class::{FINE_MAX, SMALL_MAX};
@@ -12,6 +13,7 @@ use crate::stats::Stats;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Operation, Violation};
 use core::alloc::Layout;
+use core::ffi::CStr;
 use core::fmt;
 use core::ptr::NonNull;
 
@@ -273,6 +275,21 @@ impl Heap {
     /// When a freed chunk turns out not to be the heap's.
     pub fn purge(&self) -> Result<(), Violation> {
         self.with_cache(|core, cache| core.purge(cache))
+    }
+
+    /// Writes the heap's profile to a file, as [`crate::Testudo::write_heap_profile`] does for that of the process.
+    ///
+    /// # Errors
+    /// When nothing is recorded ([`Options::heap_profile_kb`] is 0), and when the file cannot be written.
+    ///
+    /// ```
+    /// # use testudo::{Heap, HeapProfileError, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// assert_eq!(heap.write_heap_profile(c"/tmp/profile"), Err(HeapProfileError::Off));
+    /// # Ok::<(), testudo::CreateError>(())
+    /// ```
+    pub fn write_heap_profile(&self, path: &CStr) -> Result<(), HeapProfileError> {
+        self.core().heap_profile.write(path)
     }
 
     /// What the heap holds, read off its counters; all but `allocated` and `resident` is exact, because the heap has one

@@ -6,8 +6,9 @@
 use super::allocate::Failure;
 use super::core::{Core, PROCESS_ARENA};
 use super::free::{Demand, Freed};
-use super::{fault, fork};
+use super::{fault, fork, profile_signal};
 use crate::chunk::header::Origin;
+use crate::heap_profile::HeapProfileError;
 use crate::options::{self, Options};
 use crate::os::lock::RawLock;
 use crate::os::process::{self as os_process, Errno};
@@ -20,6 +21,7 @@ use crate::stats::Stats;
 use crate::thread_cache::{ASK, ThreadCache};
 use crate::trace;
 use crate::violation::{Operation, Violation};
+use core::ffi::CStr;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -345,6 +347,13 @@ fn make_heap(start: &Start) -> &'static Core {
     }
     report::also_to(&core.options.report_path);
     trace::note_sandbox();
+    if options.heap_profile_signal != 0 {
+        profile_signal::serve_from_now_on(core, options.heap_profile_signal);
+    }
+    if options.heap_profile_at_exit {
+        // SAFETY: as above.
+        unsafe { libc::atexit(heap_profile_at_exit) };
+    }
     if options.check_at_exit {
         // SAFETY: as above.
         unsafe { libc::atexit(check_at_exit) };
@@ -374,6 +383,21 @@ extern "C" fn leak_report() {
     let (chunks, bytes, _) = core.guarded.footprint();
     report::write_leaks(chunks, bytes, core.options.sample_rate == 1);
     core.guarded.for_each_leak(report::write_leak);
+}
+
+/// Writes the heap profile to a file, or to the one that the options name.
+pub(crate) fn write_heap_profile(path: Option<&CStr>) -> Result<(), HeapProfileError> {
+    let profile = &heap(&Options::DEFAULT).heap_profile;
+    match path {
+        Some(path) => profile.write(path),
+        None => profile.write_to_own_path(),
+    }
+}
+
+extern "C" fn heap_profile_at_exit() {
+    if let Err(error) = write_heap_profile(None) {
+        report::warn(&error);
+    }
 }
 
 extern "C" fn check_at_exit() {

@@ -49,6 +49,11 @@ impl Core {
                 // Where pages can't be moved, there may yet be room for a copy.
                 match self.secondary.resize(self.large_ground(), &entry, size, origin) {
                     Ok(moved) => {
+                        if self.heap_profile.is_on() {
+                            // As if it had been freed and allocated: what it has grown to was allocated here.
+                            self.heap_profile.forget(chunk);
+                            self.record_if_hit(cache, moved, size);
+                        }
                         self.fill_with_pattern(moved + old_size.min(size), size.saturating_sub(old_size));
                         return Ok(moved);
                     }
@@ -82,8 +87,10 @@ impl Core {
         let sum = self.seal.checksum(small.start, fields.0);
         // Neighbours that verify this chunk at this moment must not take it for damaged; and nobody else may have it: an
         // exchange, because another thread may have given it back since it was found.
-        let (live, resizing) = (state::LIVE, state::RESIZING);
-        if small.slot.state.compare_exchange(live, resizing, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        let before = small.slot.state.load(Ordering::Relaxed);
+        if !state::is_live(before)
+            || small.slot.state.compare_exchange(before, state::RESIZING, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
             return Err(not_owned(small.start, Operation::Reallocate));
         }
         let memory = core::ptr::with_exposed_provenance_mut::<u8>(small.start);
@@ -99,7 +106,7 @@ impl Core {
             unsafe { canary::fill(memory, size, small.class.capacity(), word) };
         }
         checksum::write(small.start, Header::seal(fields, sum));
-        small.slot.state.store(state::LIVE, Ordering::Release);
+        small.slot.state.store(before, Ordering::Release);
         Ok(())
     }
 }

@@ -53,7 +53,8 @@ impl Core {
                 continue;
             }
             for index in (first..first + slots as u32).map(SlotIndex) {
-                if matches!(region.state(index).load(Ordering::Acquire), state::LIVE | state::RESIZING) {
+                let state = region.state(index).load(Ordering::Acquire);
+                if state::is_live(state) || state == state::RESIZING {
                     live += 1;
                     bytes += checksum::read(region.chunk(index, class.stride())).fields().size();
                 }
@@ -100,7 +101,7 @@ impl Core {
         drop(caches);
         self.collect_large(&mut stats, visited);
         (stats.guarded_chunks, stats.guarded_allocated, stats.guarded_active) = self.guarded.footprint();
-        stats.metadata += self.guarded.table_bytes();
+        stats.metadata += self.guarded.table_bytes() + self.heap_profile.table_bytes();
         stats.zero_sized = self.zero_sized.lock().live() as usize;
         stats.committed = self.budget.used();
         stats.peak = self.budget.peak();

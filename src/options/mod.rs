@@ -140,6 +140,14 @@ pub struct Options {
     pub fill_pattern: bool,
     /// Seed of all randomness, for reproducible runs; 0 takes it from the kernel.
     pub seed: u64,
+    /// A chunk is recorded in the heap profile every so many KiB that are allocated, on average; 0 is no profile.
+    pub heap_profile_kb: u32,
+    /// File that heap profiles are written to.
+    pub heap_profile_path: FilePath,
+    /// Write the heap profile of the process-wide heap at exit.
+    pub heap_profile_at_exit: bool,
+    /// Number of the signal that has the heap profile of the process-wide heap written; 0 is none.
+    pub heap_profile_signal: u8,
     /// File that reports of the process-wide heap are appended to as JSON lines, besides standard error.
     pub report_path: FilePath,
 }
@@ -171,6 +179,10 @@ impl Options {
         leak_report: false,
         fill_pattern: false,
         seed: 0,
+        heap_profile_kb: 0,
+        heap_profile_path: FilePath::NONE,
+        heap_profile_at_exit: false,
+        heap_profile_signal: 0,
         report_path: FilePath::NONE,
     };
 
@@ -279,6 +291,22 @@ pub static TABLE: &[Specification] = &[
         0..=9_223_372_036_854_775_807,
         "seed of all randomness, for reproducible runs; any number but 0 makes every secret known"
     ),
+    number!(
+        heap_profile_kb,
+        u32,
+        0..=1_048_576,
+        "record a chunk in the heap profile every so many KiB that are allocated, on average; 0 is no profile"
+    ),
+    Specification {
+        name: "heap_profile_path",
+        help: "file that heap profiles are written to; %p is the process number, %n counts the profiles; no colon in it",
+        kind: Kind::Path {
+            get: |options| options.heap_profile_path,
+            set: |options, value| options.heap_profile_path = value,
+        },
+    },
+    switch!(heap_profile_at_exit, "write the heap profile when the program exits"),
+    number!(heap_profile_signal, u8, 0..=64, "signal that has the heap profile written, by its number; 0 is none"),
     Specification {
         name: "report_path",
         help: "file that reports are appended to as JSON lines, besides standard error; %p is the process number; no colon in it",

@@ -21,6 +21,9 @@ enum Reason {
     NotAProfile,
     ProfileNotFirst,
     NeedsZeroing,
+    NeedsInterval,
+    NeedsPath,
+    NotASignal,
 }
 
 /// At most so many bytes of what the user typed are shown again.
@@ -55,6 +58,11 @@ impl fmt::Display for OptionError<'_> {
             Reason::NotAProfile => out.write_str("\": must be default, strict, fast or fuzz"),
             Reason::ProfileNotFirst => out.write_str("\": must be the first option, because it sets all the others"),
             Reason::NeedsZeroing => out.write_str("\": needs zero_on_free=1"),
+            Reason::NeedsInterval => out.write_str("\": needs heap_profile_kb, say heap_profile_kb=512"),
+            Reason::NeedsPath => out.write_str("\": needs heap_profile_path=/absolute/file"),
+            Reason::NotASignal => {
+                out.write_str("\": programs use this signal otherwise; 10 (SIGUSR1) and 12 (SIGUSR2) are free")
+            }
         }
     }
 }
@@ -89,6 +97,7 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
     let mut parsed = Parsed { options: start, help: false };
     let mut first = true;
     let mut asked_for_reuse_check = None;
+    let mut asked_for_heap_profile = None;
     for part in text.split(|&byte| byte == b':') {
         if part.is_empty() {
             continue;
@@ -108,6 +117,9 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
             Kind::Switch { set, .. } => {
                 let on = switch(value).ok_or_else(|| error(Reason::NotASwitch))?;
                 set(&mut parsed.options, on);
+                if on && row.name == "heap_profile_at_exit" {
+                    asked_for_heap_profile = Some((key, value));
+                }
                 if on && row.name == "write_after_free" {
                     asked_for_reuse_check = Some(error(Reason::NeedsZeroing));
                 }
@@ -117,6 +129,12 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
                     .filter(|number| (min..=max).contains(number))
                     .ok_or_else(|| error(Reason::NotANumber { min, max }))?;
                 set(&mut parsed.options, number);
+                if row.name == "heap_profile_signal" && number != 0 {
+                    if !may_be_taken(number) {
+                        return Err(error(Reason::NotASignal));
+                    }
+                    asked_for_heap_profile = Some((key, value));
+                }
             }
             Kind::Path { set, .. } => {
                 let path = FilePath::new(given).ok_or_else(|| error(Reason::NotAPath))?;
@@ -133,6 +151,15 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
         }
         first = false;
     }
+    if let Some((key, value)) = asked_for_heap_profile {
+        let error = |reason| Err(OptionError { key, value, reason });
+        if parsed.options.heap_profile_kb == 0 {
+            return error(Reason::NeedsInterval);
+        }
+        if parsed.options.heap_profile_path.is_none() {
+            return error(Reason::NeedsPath);
+        }
+    }
     if !parsed.options.zero_on_free {
         if let Some(error) = asked_for_reuse_check {
             return Err(error);
@@ -140,6 +167,13 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
         parsed.options.write_after_free = false;
     }
     Ok(parsed)
+}
+
+/// Whether a signal has no meaning of its own that a handler would spoil.
+fn may_be_taken(signal: i64) -> bool {
+    let signal = i32::try_from(signal).unwrap_or_default();
+    matches!(signal, libc::SIGHUP | libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM | libc::SIGVTALRM | libc::SIGPROF)
+        || matches!(signal, libc::SIGWINCH | libc::SIGIO | libc::SIGPWR | libc::SIGURG | 34..=64)
 }
 
 fn find(key: &[u8]) -> Option<&'static Specification> {
@@ -195,6 +229,16 @@ mod tests {
             message("canary=0:profile=strict"),
             "option \"profile=strict\": must be the first option, because it sets all the others"
         );
+        assert_eq!(
+            message("heap_profile_signal=11"),
+            "option \"heap_profile_signal=11\": programs use this signal otherwise; 10 (SIGUSR1) and 12 (SIGUSR2) are free"
+        );
+        for asks in ["heap_profile_signal=12", "heap_profile_at_exit=1"] {
+            assert_eq!(message(asks), format!("option \"{asks}\": needs heap_profile_kb, say heap_profile_kb=512"));
+            let text = format!("{asks}:heap_profile_kb=512");
+            assert_eq!(message(&text), format!("option \"{asks}\": needs heap_profile_path=/absolute/file"));
+            assert!(parse(Options::DEFAULT, format!("{text}:heap_profile_path=/a").as_bytes()).is_ok());
+        }
         assert_eq!(message("profile=fast:write_after_free=1"), "option \"write_after_free=1\": needs zero_on_free=1");
     }
 

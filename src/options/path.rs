@@ -1,11 +1,18 @@
 //! The name of a file among the options, kept in place so that options can be copied and read without allocating.
 
-use core::fmt;
+use crate::text::Text;
+use core::fmt::{self, Write};
 
 /// The longest name, in bytes.
 const MOST: usize = 159;
 
 /// An absolute file name of at most 159 bytes, or none. `%p` in it stands for the number of the process.
+///
+/// ```
+/// use testudo::FilePath;
+///
+/// assert!(FilePath::new(b"/var/log/testudo-%p.jsonl").is_some() && FilePath::new(b"relative").is_none());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FilePath {
     bytes: [u8; MOST],
@@ -31,6 +38,30 @@ impl FilePath {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
 
+    /// The name with the number of the process in place of `%p` and that of the file in place of `%n`, terminated by a
+    /// zero.
+    pub(crate) fn expanded(&self, process: i32, file: u32) -> Text<256> {
+        let mut name = Text::new();
+        let mut rest = self.as_bytes();
+        while let [first, behind @ ..] = rest {
+            rest = behind;
+            // Writing cannot fail: `Text` cuts off instead.
+            match (first, behind) {
+                (b'%', [b'p', behind @ ..]) => {
+                    rest = behind;
+                    let _ = write!(name, "{process}");
+                }
+                (b'%', [b'n', behind @ ..]) => {
+                    rest = behind;
+                    let _ = write!(name, "{file}");
+                }
+                _ => name.push(*first),
+            }
+        }
+        name.push(0);
+        name
+    }
+
     /// Whether there is none.
     #[must_use]
     pub const fn is_none(&self) -> bool {
@@ -54,6 +85,12 @@ impl fmt::Display for FilePath {
 #[cfg(test)]
 mod tests {
     use super::{FilePath, MOST};
+
+    #[test]
+    fn numbers_replace_their_signs() {
+        let path = FilePath::new(b"/a%p-%n-%q%").expect("a name");
+        assert_eq!(path.expanded(47, 3).as_bytes(), b"/a47-3-%q%\0");
+    }
 
     #[test]
     fn a_name_is_absolute_and_fits() {

@@ -94,6 +94,69 @@ pub(crate) fn append(path: &CStr, bytes: &[u8]) {
     }
 }
 
+/// A file that is being written; closed when dropped.
+pub(crate) struct NewFile(File);
+
+impl NewFile {
+    /// Makes a file, readable by its owner only, or empties the one that is there. Follows no symbolic link, which somebody else
+    /// may have put there, and takes nothing but a plain file: writing never waits for a reader.
+    ///
+    /// # Errors
+    /// The error number of the system.
+    pub(crate) fn create(path: &CStr) -> Result<Self, i32> {
+        let flags =
+            libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = File::open_with(path, flags).ok_or_else(Errno::get)?;
+        // Fails for everything that is not a plain file.
+        // SAFETY: the descriptor is open.
+        if unsafe { libc::syscall(libc::SYS_ftruncate, file.0, 0) } != 0 {
+            return Err(Errno::get());
+        }
+        Ok(Self(file))
+    }
+
+    /// Writes all of the bytes.
+    ///
+    /// # Errors
+    /// The error number of the system.
+    pub(crate) fn write(&self, mut bytes: &[u8]) -> Result<(), i32> {
+        while !bytes.is_empty() {
+            // SAFETY: the buffer is valid for its length.
+            let written = unsafe { libc::syscall(libc::SYS_write, self.0.0, bytes.as_ptr(), bytes.len()) };
+            match usize::try_from(written) {
+                Ok(0) => return Err(libc::EIO),
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(_) if Errno::get() == libc::EINTR => {}
+                Err(_) => return Err(Errno::get()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Calls `visit` with every line of a file, without its end; of long ones with the first 512 bytes. Nothing when it cannot be read.
+pub(crate) fn for_each_line(path: &CStr, mut visit: impl FnMut(&[u8])) {
+    let _errno = Errno::keep();
+    let Some(file) = File::open(path) else { return };
+    let mut part = [0; 1024];
+    let mut line = [0; 512];
+    let mut length = 0;
+    while let Some(count) = file.read(&mut part).filter(|count| *count != 0) {
+        for &byte in part.iter().take(count) {
+            if byte == b'\n' {
+                visit(line.get(..length).unwrap_or_default());
+                length = 0;
+            } else if let Some(place) = line.get_mut(length) {
+                *place = byte;
+                length += 1;
+            }
+        }
+    }
+    if length != 0 {
+        visit(line.get(..length).unwrap_or_default());
+    }
+}
+
 /// How many lines a file has; `None` when it cannot be read.
 pub(crate) fn count_lines(path: &CStr) -> Option<usize> {
     let _errno = Errno::keep();

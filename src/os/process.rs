@@ -10,6 +10,12 @@ impl Errno {
         Self(unsafe { *libc::__errno_location() })
     }
 
+    /// Reads `errno`.
+    pub(crate) fn get() -> i32 {
+        // SAFETY: as in `keep`.
+        unsafe { *libc::__errno_location() }
+    }
+
     /// Sets `errno`.
     pub(crate) fn set(value: i32) {
         // SAFETY: as in `keep`.

@@ -417,7 +417,7 @@ impl Class {
         for &OwnedSlot { chunk, .. } in slots {
             let region = ground.arena.own_region(chunk);
             let slot = region.own_slot(chunk);
-            if slot.state.load(Ordering::Relaxed) != mark {
+            if slot.state.load(Ordering::Relaxed) != mark && !slot.return_chosen() {
                 return Err(NotOwned(chunk));
             }
             slot.state.store(state::FREE, Ordering::Relaxed);

@@ -16,7 +16,7 @@ pub(crate) struct SlotIndex(pub(crate) u32);
 /// State byte of a slot, out of band: the truth about liveness.
 ///
 /// Who may write it: the owner of the slot. Ownership passes with the byte: `UNSEALED`, `SEALED` and `FREE` slots belong to
-/// the holder of the class lock, marked ones to the thread cache with that mark, `LIVE` ones to the
+/// the holder of the class lock, marked and `CHOSEN` ones to the thread cache that has them, `LIVE` and `RECORDED` ones to the
 /// program, and so to whichever thread gives them back.
 pub(crate) mod state {
     /// In a slab, no header written since its pages were mapped.
@@ -29,10 +29,22 @@ pub(crate) mod state {
     pub(crate) const SEALED: u8 = 4;
     /// In the program's hands, its header being rewritten by `realloc`.
     pub(crate) const RESIZING: u8 = 3;
+    /// Owned by a thread cache, and to be recorded in the heap profile when it is handed out. Fast paths take it for a slot
+    /// that is not theirs and leave it to the slow one.
+    pub(crate) const CHOSEN: u8 = 5;
+    /// In the program's hands, and recorded in the heap profile: all that [`LIVE`] is, except that the fast path of `free`
+    /// leaves it to the slow one, which takes the record out.
+    pub(crate) const RECORDED: u8 = 6;
     /// The first mark of a thread cache; [`SHARED_MARK`] is the last.
     pub(crate) const FIRST_MARK: u8 = 8;
     /// The mark of all caches that could not get one of their own: they change states atomically.
     pub(crate) const SHARED_MARK: u8 = 255;
+
+    /// Whether a slot with this state is in the program's hands, and its header and canaries are in order.
+    #[allow(dead_code, reason = "the models use a part of this file")]
+    pub(crate) const fn is_live(state: u8) -> bool {
+        matches!(state, LIVE | RECORDED)
+    }
 }
 
 /// The class number of the region of zero-sized chunks.
@@ -77,6 +89,15 @@ pub(crate) struct Tables {
 pub(crate) struct Slot<'a> {
     pub(crate) index: SlotIndex,
     pub(crate) state: &'a AtomicU8,
+}
+
+impl Slot<'_> {
+    /// Makes a slot free that a cache gives back without having handed it out. `false` when it was not [`state::CHOSEN`]: of
+    /// two caches that both believe they own it, one finds that out here.
+    #[cold]
+    pub(crate) fn return_chosen(&self) -> bool {
+        self.state.compare_exchange(state::CHOSEN, state::FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
 }
 
 /// A slot that a thread cache owns: its chunk, and where its state byte is, so that handing it out needs no

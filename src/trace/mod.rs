@@ -23,8 +23,8 @@ use unwind::{Base, Place, Rule};
 /// Frames that are kept, innermost first.
 pub(crate) const DEPTH: usize = 24;
 
-/// Frames that are walked, those of the allocator included.
-const MOST_STEPS: usize = 64;
+/// Frames that are walked beyond those that are kept, for those of the allocator.
+const MORE_STEPS: usize = 40;
 
 /// The calls that led somewhere: addresses within the calling instructions.
 #[derive(Clone, Copy, Debug)]
@@ -197,31 +197,44 @@ impl Trace {
         skips_own: bool,
     ) -> Self {
         let mut trace = Self::NONE;
-        let own = match rules {
-            _ if !skips_own => 1..1,
-            Some(rules) => rules.own(),
-            None => own_code(),
-        };
-        let mut registers = registers;
-        // The first address is that of the next instruction to run; those of callers are return addresses.
-        let mut returned = 0;
-        window.settle(thread, registers.stack_pointer);
-        for _ in 0..MOST_STEPS {
-            let at = registers.pc.wrapping_sub(returned);
-            if !own.contains(&at) {
-                let Some(place) = trace.frames.get_mut(trace.length) else { break };
-                *place = at;
-                trace.length += 1;
-            }
-            let Some((next, signal)) = step(&registers, at, rules, window) else { break };
-            if signal {
-                window.settle(thread, next.stack_pointer);
-            }
-            returned = usize::from(!signal);
-            registers = next;
-        }
+        trace.length = walk(registers, rules, window, thread, skips_own, &mut trace.frames);
         trace
     }
+}
+
+/// Writes the calls that led to a place to `frames`, innermost first; returns how many.
+pub(crate) fn walk(
+    mut registers: Registers,
+    rules: Option<&Rules>,
+    window: &mut Window,
+    thread: i32,
+    skips_own: bool,
+    frames: &mut [usize],
+) -> usize {
+    let own = match rules {
+        _ if !skips_own => 1..1,
+        Some(rules) => rules.own(),
+        None => own_code(),
+    };
+    let mut length = 0;
+    // The first address is that of the next instruction to run; those of callers are return addresses.
+    let mut returned = 0;
+    window.settle(thread, registers.stack_pointer);
+    for _ in 0..frames.len() + MORE_STEPS {
+        let at = registers.pc.wrapping_sub(returned);
+        if !own.contains(&at) {
+            let Some(place) = frames.get_mut(length) else { break };
+            *place = at;
+            length += 1;
+        }
+        let Some((next, signal)) = step(&registers, at, rules, window) else { break };
+        if signal {
+            window.settle(thread, next.stack_pointer);
+        }
+        returned = usize::from(!signal);
+        registers = next;
+    }
+    length
 }
 
 /// The caller of a frame, and whether it was interrupted by a signal instead of calling.
