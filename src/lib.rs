@@ -15,7 +15,7 @@
 //!             \        |                  \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling, byte_sampling · random · options · stats · violation · text · report (report_json) · trace
+//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling, byte_sampling · random · options · stats · violation · text · report (report_json, abort_message) · trace
 //!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, file, process, report_copy
 //! ```
 //!
@@ -25,6 +25,7 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("testudo runs on 64-bit Linux only");
 
+mod abort_message;
 mod budget;
 mod byte_sampling;
 pub mod c_api;

@@ -4,6 +4,7 @@
 //! `write(2)`. Whoever reads it was woken at night, so it says what, where, how it was noticed, and
 //! what to do next.
 
+use crate::abort_message;
 use crate::options::FilePath;
 use crate::os::{process, report_copy};
 use crate::report_json;
@@ -91,9 +92,13 @@ pub(crate) fn write(violation: &Violation, history: Option<&History>, here: &Tra
         }
     };
     put(&|text| write_report(text, violation));
+    let mut text = Text::<1024>::new();
+    let _ = write_report(&mut text, violation);
+    abort_message::leave(text.as_bytes());
     // SAFETY: null, or made from a reference that is valid for ever.
     if let Some(path) = unsafe { PATH.load(Ordering::Acquire).as_ref() } {
-        report_json::append(path, violation, advice(violation.kind, violation.operation));
+        let calls = report_json::Calls { here, history };
+        report_json::append(path, violation, advice(violation.kind, violation.operation), &calls);
     }
     if here.length != 0 {
         put(&|text| writeln!(text, "  found here:"));
@@ -159,6 +164,7 @@ pub(crate) fn fatal(reason: &str) -> ! {
     let mut text = Text::<256>::new();
     let _ = writeln!(text, "testudo: {reason}");
     process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    abort_message::leave(text.as_bytes());
     process::abort()
 }
 

@@ -5,9 +5,12 @@
 use crate::options::FilePath;
 use crate::os::{file, process};
 use crate::text::Text;
+use crate::trace::{self, Caller, History, Trace};
 use crate::violation::{Chunk, Kind, Operation, Violation};
+use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Text between quotes.
 struct Quoted<'a>(&'a str);
@@ -57,6 +60,70 @@ const fn operation(operation: Operation) -> &'static str {
     }
 }
 
+/// The calls that a report knows of: those that led to what found it, and those that allocated and freed the chunk.
+#[derive(Clone, Copy)]
+pub(crate) struct Calls<'a> {
+    pub(crate) here: &'a Trace,
+    pub(crate) history: Option<&'a History>,
+}
+
+/// A line with stacks, for one report at a time: too long for the stack of a signal handler.
+struct Line(UnsafeCell<Text<LONGEST>>);
+
+/// Bytes of the longest line.
+const LONGEST: usize = 24 << 10;
+
+/// Bytes that must be left for one more frame: the longest path, each byte of it escaped, and the ends of everything.
+const ROOM: usize = 2048;
+
+// SAFETY: used by whoever has set `LINE_TAKEN`, which is never taken back.
+unsafe impl Sync for Line {}
+
+static LINE: Line = Line(UnsafeCell::new(Text::new()));
+static LINE_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The frames of a stack as an array; those that find no room are left out.
+fn write_stack(out: &mut Text<LONGEST>, trace: &Trace) -> fmt::Result {
+    out.write_char('[')?;
+    for (number, &frame) in trace.frames.iter().take(trace.length).enumerate() {
+        if out.room() < ROOM {
+            break;
+        }
+        let comma = if number == 0 { "" } else { "," };
+        write!(out, "{comma}{{\"address\":\"{frame:#x}\"")?;
+        let mut path = [0; 256];
+        if let Some((name, offset)) = trace::place_of(frame, &mut path) {
+            // What is not text in a path is left out.
+            let name = name.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+            let name = if name.len() > PATH_LIMIT { "" } else { name };
+            write!(out, ",\"module\":{},\"offset\":\"{offset:#x}\"", Quoted(name))?;
+        }
+        out.write_char('}')?;
+    }
+    out.write_char(']')
+}
+
+/// Longer paths, in bytes, are left out of a line.
+const PATH_LIMIT: usize = 256;
+
+/// What is known of the calls, as more fields of a line.
+fn write_calls(out: &mut Text<LONGEST>, calls: &Calls<'_>) -> fmt::Result {
+    if calls.here.length != 0 {
+        out.write_str(",\"stack\":")?;
+        write_stack(out, calls.here)?;
+    }
+    let Some(history) = calls.history else { return Ok(()) };
+    for (name, call) in [("freed", &history.freed), ("allocated", &history.allocated)] {
+        if let Some(Caller { thread, trace }) = call {
+            write!(out, ",\"{name}\":{{\"thread\":{thread},\"stack\":")?;
+            write_stack(out, trace)?;
+            out.write_char('}')?;
+        }
+    }
+    Ok(())
+}
+
+/// All but the end of a line.
 fn write_line(out: &mut impl Write, violation: &Violation, advice: &str) -> fmt::Result {
     write!(
         out,
@@ -84,18 +151,27 @@ fn write_line(out: &mut impl Write, violation: &Violation, advice: &str) -> fmt:
     if let Some(offset) = violation.offset {
         write!(out, ",\"offset\":{offset}")?;
     }
-    writeln!(out, ",\"found\":{},\"advice\":{}}}", Quoted(violation.detail), Quoted(advice))
+    write!(out, ",\"found\":{},\"advice\":{}", Quoted(violation.detail), Quoted(advice))
 }
 
 /// Appends a report to a file. Failures are passed over: the report has been written to standard error.
-pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str) {
+pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str, calls: &Calls<'_>) {
     if path.is_none() {
         return;
     }
     let name = path.expanded(process::process_number(), 1);
     let Ok(name) = CStr::from_bytes_until_nul(name.as_bytes()) else { return };
+    if !LINE_TAKEN.swap(true, Ordering::AcqRel) {
+        // SAFETY: taken just now, once and for all: a second report of the same process goes without stacks.
+        let line = unsafe { &mut *LINE.0.get() };
+        let _ = write_line(line, violation, advice);
+        let _ = write_calls(line, calls);
+        let _ = line.write_str("}\n");
+        return file::append(name, line.as_bytes());
+    }
     let mut line = Text::<1536>::new();
     let _ = write_line(&mut line, violation, advice);
+    let _ = line.write_str("}\n");
     file::append(name, line.as_bytes());
 }
 
@@ -118,6 +194,6 @@ mod tests {
             .at(isize::MIN);
         let mut line = String::new();
         write_line(&mut line, &violation, longest).expect("never fails");
-        assert!(line.len() < 1536 && line.ends_with("}\n"), "{line}");
+        assert!(line.len() < 1536 - 2 && line.ends_with('"'), "{line}");
     }
 }

@@ -21,6 +21,11 @@ impl<const BYTES: usize> Text<BYTES> {
         }
     }
 
+    /// Bytes that still fit.
+    pub(crate) const fn room(&self) -> usize {
+        BYTES - self.length
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }

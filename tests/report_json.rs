@@ -69,6 +69,58 @@ fn every_report_is_one_line_that_the_schema_describes() {
 }
 
 #[test]
+fn the_calls_are_in_the_line() {
+    if !real::installed(&["jq", "addr2line"]) {
+        return;
+    }
+    let folder = real::folder();
+    let file = folder.path().join("reports.jsonl");
+    let program = real::compile("c/stacks.c", folder.path(), "stacks", &["-O1", "-Wno-use-after-free"]);
+    let options = format!("profile=fuzz:report_path={}", file.display());
+    let ended = real::to_the_end(real::command(&program, folder.path(), Some(&options)).args(["freed-freed", "100"]));
+    assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+    for (place, expected) in [
+        (".stack", "function_that_frees"),
+        (".freed.stack", "function_that_frees"),
+        (".allocated.stack", "function_that_allocates"),
+    ] {
+        let [offset] = &ask(&file, &format!("{place}[0].offset"))[..] else { panic!("{place}") };
+        let output = Command::new("addr2line")
+            .args(["-f", "-e"])
+            .arg(&program)
+            .arg(offset.trim_matches('"'))
+            .output()
+            .expect("runs");
+        assert!(String::from_utf8_lossy(&output.stdout).starts_with(expected), "{place}: {output:?}");
+    }
+    assert_eq!(ask(&file, ".allocated.thread == .process"), ["true"]);
+}
+
+#[test]
+fn the_report_is_where_crash_collectors_look() {
+    if !real::installed(&["gdb"]) {
+        return;
+    }
+    let folder = real::folder();
+    let program = compile::program(&["report_json.c"]);
+    for (bug, says) in [("double free", "testudo: double free at 0x"), ("overflow", "testudo: buffer overflow at 0x")] {
+        let mut command = Command::new("gdb");
+        command
+            .args(["-batch", "-nx", "-ex", "set startup-with-shell off", "-ex"])
+            .arg(format!("set environment LD_PRELOAD {}", support::libtestudo().display()))
+            .args(["-ex", "run", "-ex", "x/s *(char **)&__abort_msg + 4", "--args"])
+            .arg(&program)
+            .arg(bug)
+            .env("HOME", folder.path())
+            .env_remove("TESTUDO_OPTIONS");
+        let ended = real::to_the_end(&mut command);
+        let shown = ended.out();
+        let line = shown.lines().find(|line| line.contains("0x") && line.contains(":\t\""));
+        assert!(line.is_some_and(|line| line.contains(says)), "{ended:?}");
+    }
+}
+
+#[test]
 fn the_process_number_can_be_in_the_name() {
     let folder = real::folder();
     let path = format!("{}/report-%p.json", folder.path().display());

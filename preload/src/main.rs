@@ -4,6 +4,7 @@
 //!  arguments     what can be said on the command line (clap)
 //!  run           program: will the loader take the library?  supervise: signals and status  explain: plain words
 //!  check         attacks: every bug of the guarantee table   judge: how a child ended       table, json
+//!  heap-profile  read: the library's file   symbols   pprof, folded, table
 //!  options · version · install · generate (man pages, completions)
 //!  library       where libtestudo.so is
 //! ```
@@ -14,6 +15,8 @@ mod arguments;
 mod check;
 #[path = "command/generate.rs"]
 mod generate;
+#[path = "command/heap_profile/mod.rs"]
+mod heap_profile;
 #[path = "command/install.rs"]
 mod install;
 #[path = "command/library.rs"]
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().action {
         Action::Run(what) => run::run(&what),
         Action::Check(what) => check::check(&what),
+        Action::HeapProfile(what) => heap_profile::convert(&what),
         Action::Options(what) => options::list(&what),
         Action::Version { json } => version::show(json),
         Action::Completions { shell } => generate::completions(shell),

@@ -3,7 +3,7 @@
 //! * [`unwind`]: one step up by the unwind tables that every module has.
 //! * [`stack`]: reading a stack whose bounds nobody knows.
 //! * [`module`]: which module an address lies in.
-//! * [`symbol`]: which function; for reports only, because it reads files.
+//! * [`symbol`]: which function; for reports only, because it reads files. [`variable`]: where a variable is, by its name.
 //!
 //! Where there is no table (code made at run time), the frame pointer is followed.
 
@@ -11,6 +11,7 @@ mod module;
 mod stack;
 mod symbol;
 mod unwind;
+pub(crate) mod variable;
 
 use core::fmt::{self, Write};
 use core::ops::Range;
@@ -289,16 +290,11 @@ fn step(registers: &Registers, at: usize, rules: Option<&Rules>, window: &mut Wi
 /// in parentheses. The function is left out where its module's file does not name it.
 pub(crate) fn write_frame(out: &mut dyn Write, number: usize, address: usize) -> fmt::Result {
     write!(out, "    #{number} {address:#x}")?;
-    if let Some(module) = Module::around(address) {
-        let offset = address.wrapping_sub(module.displacement());
-        if let Some(function) = symbol::name(&module, address) {
-            write!(out, " {function}")?;
-        }
-        let mut path = [0; 256];
-        let name = match module.name() {
-            [] => program_path(&mut path),
-            name => name,
-        };
+    if let Some(function) = Module::around(address).and_then(|module| symbol::name(&module, address)) {
+        write!(out, " {function}")?;
+    }
+    let mut path = [0; 256];
+    if let Some((name, offset)) = place_of(address, &mut path) {
         out.write_str(" (")?;
         for part in name.utf8_chunks() {
             out.write_str(part.valid())?;
@@ -306,6 +302,18 @@ pub(crate) fn write_frame(out: &mut dyn Write, number: usize, address: usize) ->
         write!(out, "+{offset:#x})")?;
     }
     out.write_str("\n")
+}
+
+/// The file of the module that an address lies in, and the address in that file's own terms. The program's own path is read
+/// into `path`.
+pub(crate) fn place_of(address: usize, path: &mut [u8; 256]) -> Option<(&[u8], usize)> {
+    let module = Module::around(address)?;
+    let offset = address.wrapping_sub(module.displacement());
+    let name = match module.name() {
+        [] => program_path(path),
+        name => name,
+    };
+    Some((name, offset))
 }
 
 /// The path of the program.

@@ -87,6 +87,11 @@ impl Module {
         Some(unsafe { core::ptr::with_exposed_provenance::<T>(address).read_unaligned() })
     }
 
+    /// Address of glibc's `struct link_map` of it.
+    pub(super) fn link_map(&self) -> usize {
+        self.link_map
+    }
+
     /// How far it was moved from where its file says: what must be taken off an address for `addr2line`.
     pub(crate) fn displacement(&self) -> usize {
         // SAFETY: `l_addr`, the first word of glibc's `struct link_map`.

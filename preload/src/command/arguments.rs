@@ -23,6 +23,7 @@ pub enum Action {
     Run(Run),
     Check(Check),
     Options(List),
+    HeapProfile(HeapProfile),
     /// Show versions, the library found, and what CPU and kernel offer
     Version {
         /// Print one JSON object
@@ -115,6 +116,29 @@ pub struct List {
     /// Print the README's table
     #[arg(long, hide = true)]
     pub markdown: bool,
+}
+
+/// Show a heap profile, or turn it into what pprof and flame graphs read
+///
+/// A program under libtestudo.so writes one with the options heap_profile_kb=512, heap_profile_path=/tmp/heap-%p-%n and
+/// heap_profile_at_exit=1 or heap_profile_signal=12 (SIGUSR2), or by calling testudo_heap_profile(). Without --pprof and
+/// --folded, the functions that hold most are listed. Names come from the files that the program was made of.
+#[derive(Debug, Args)]
+pub struct HeapProfile {
+    /// The file that the program wrote
+    pub profile: PathBuf,
+    /// Write what `pprof` and `go tool pprof` open; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub pprof: Option<PathBuf>,
+    /// Write folded stacks for flame graphs; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub folded: Option<PathBuf>,
+    /// What the list and the folded stacks count; a file for pprof has all
+    #[arg(long, default_value = "inuse_space", value_parser = PossibleValuesParser::new(crate::heap_profile::VALUES.map(|(name, _)| name)))]
+    pub value: String,
+    /// Length of the list
+    #[arg(long, value_name = "FUNCTIONS", default_value_t = 20)]
+    pub top: usize,
 }
 
 fn profile_names() -> PossibleValuesParser {
