@@ -16,6 +16,8 @@ pub(crate) struct Budget {
     used: AtomicUsize,
     /// The most that was in use.
     peak: AtomicUsize,
+    /// The most bytes that may lie idle.
+    most_idle: AtomicUsize,
     /// Those of the bytes in use that nobody has: slabs in which every slot is free.
     idle: AtomicUsize,
 }
@@ -23,7 +25,19 @@ pub(crate) struct Budget {
 impl Budget {
     /// A budget of `limit` bytes; `usize::MAX` is no limit.
     pub(crate) const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), peak: AtomicUsize::new(0), idle: AtomicUsize::new(0) }
+        Self {
+            limit,
+            used: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            most_idle: AtomicUsize::new(MOST_IDLE),
+            idle: AtomicUsize::new(0),
+        }
+    }
+
+    /// Lets no more lie idle than a sixteenth of the memory that there is: with little of it, what one class keeps is
+    /// missed by others, or by other programs in the same container.
+    pub(crate) fn fit_to(&self, memory: usize) {
+        self.most_idle.store(MOST_IDLE.min(memory / 16), Ordering::Relaxed);
     }
 
     /// Takes `bytes`.
@@ -50,7 +64,8 @@ impl Budget {
     /// Whether more is idle than a heap should keep for the moment when it is wanted again: a quarter of the most that it
     /// ever had in use, within bounds; nothing where there is a limit, because one class's idle slabs are of no use to others.
     pub(crate) fn has_surplus(&self) -> bool {
-        let most = if self.limit == usize::MAX { (self.peak() / 4).clamp(LEAST_IDLE, MOST_IDLE) } else { 0 };
+        let bound = self.most_idle.load(Ordering::Relaxed);
+        let most = if self.limit == usize::MAX { (self.peak() / 4).clamp(LEAST_IDLE.min(bound), bound) } else { 0 };
         self.idle.load(Ordering::Relaxed) > most
     }
 
@@ -78,6 +93,17 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::Budget;
+
+    #[test]
+    fn little_memory_lets_little_lie_idle() {
+        let budget = Budget::new(usize::MAX);
+        budget.lay_idle(2 << 20);
+        assert!(!budget.has_surplus());
+        budget.fit_to(64 << 20);
+        assert!(!budget.has_surplus());
+        budget.fit_to(16 << 20);
+        assert!(budget.has_surplus());
+    }
 
     #[test]
     fn a_budget_refuses_what_exceeds_it_and_takes_back() {

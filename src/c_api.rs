@@ -26,6 +26,13 @@ use core::ffi::{CStr, c_void};
 use core::ptr;
 
 /// Which of C++'s allocation functions was called.
+///
+/// ```
+/// use testudo::c_api::{self, New};
+///
+/// let array = c_api::new(New::Array, 100);
+/// c_api::delete(New::Array, array);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum New {
     /// `operator new`.
@@ -108,6 +115,14 @@ fn pointer(chunk: usize) -> *mut c_void {
 }
 
 /// `malloc`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::malloc(100);
+/// assert!(!chunk.is_null());
+/// c_api::free(chunk);
+/// ```
 #[inline(always)]
 #[must_use]
 pub fn malloc(size: usize) -> *mut c_void {
@@ -115,6 +130,15 @@ pub fn malloc(size: usize) -> *mut c_void {
 }
 
 /// `calloc`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::calloc(10, 4);
+/// assert_eq!(c_api::usable_size(chunk), 40);
+/// c_api::free(chunk);
+/// assert!(c_api::calloc(usize::MAX, 2).is_null());
+/// ```
 #[inline(always)]
 #[must_use]
 pub fn calloc(count: usize, size: usize) -> *mut c_void {
@@ -131,12 +155,27 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
 }
 
 /// `free`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// c_api::free(c_api::malloc(1));
+/// c_api::free(std::ptr::null_mut()); // nothing
+/// ```
 #[inline(always)]
 pub fn free(chunk: *mut c_void) {
     process::free(chunk.expose_provenance(), FREE);
 }
 
 /// `realloc`. With size zero it frees and returns NULL, as glibc does.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::realloc(c_api::malloc(10), 1000);
+/// assert_eq!(c_api::usable_size(chunk), 1000);
+/// assert!(c_api::realloc(chunk, 0).is_null());
+/// ```
 #[inline]
 #[must_use]
 pub fn realloc(chunk: *mut c_void, size: usize) -> *mut c_void {
@@ -151,6 +190,14 @@ pub fn realloc(chunk: *mut c_void, size: usize) -> *mut c_void {
 }
 
 /// `reallocarray`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::reallocarray(std::ptr::null_mut(), 10, 4);
+/// assert!(c_api::reallocarray(chunk, usize::MAX, 2).is_null());
+/// c_api::free(chunk);
+/// ```
 #[must_use]
 pub fn reallocarray(chunk: *mut c_void, count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
@@ -167,6 +214,14 @@ fn aligned(align: usize, size: usize, origin: Origin) -> usize {
 }
 
 /// `memalign`. An alignment that is no power of two is rounded up to the next, as glibc does.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::memalign(256, 10);
+/// assert!(chunk.addr().is_multiple_of(256));
+/// c_api::free(chunk);
+/// ```
 #[must_use]
 pub fn memalign(align: usize, size: usize) -> *mut c_void {
     match align.max(1).checked_next_power_of_two() {
@@ -179,6 +234,15 @@ pub fn memalign(align: usize, size: usize) -> *mut c_void {
 }
 
 /// `aligned_alloc`. An alignment that is no power of two is EINVAL.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::aligned_alloc(64, 128);
+/// assert!(chunk.addr().is_multiple_of(64));
+/// c_api::free_aligned_sized(chunk, 64, 128);
+/// assert!(c_api::aligned_alloc(3, 128).is_null());
+/// ```
 #[must_use]
 pub fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
     if !align.is_power_of_two() {
@@ -192,6 +256,16 @@ pub fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
 ///
 /// # Safety
 /// `place` is writable.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let mut chunk = std::ptr::null_mut();
+/// // SAFETY: the place is writable.
+/// assert_eq!(unsafe { c_api::posix_memalign(&mut chunk, 64, 10) }, 0);
+/// assert!(chunk.addr().is_multiple_of(64));
+/// c_api::free(chunk);
+/// ```
 #[must_use]
 pub unsafe fn posix_memalign(place: *mut *mut c_void, align: usize, size: usize) -> i32 {
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
@@ -208,12 +282,28 @@ pub unsafe fn posix_memalign(place: *mut *mut c_void, align: usize, size: usize)
 }
 
 /// `valloc`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::valloc(1);
+/// assert!(chunk.addr().is_multiple_of(4096));
+/// c_api::free(chunk);
+/// ```
 #[must_use]
 pub fn valloc(size: usize) -> *mut c_void {
     pointer(aligned(PAGE, size, Origin::Memalign))
 }
 
 /// `pvalloc`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::pvalloc(1);
+/// assert_eq!(c_api::usable_size(chunk), 4096);
+/// c_api::free(chunk);
+/// ```
 #[must_use]
 pub fn pvalloc(size: usize) -> *mut c_void {
     if size > isize::MAX.cast_unsigned() {
@@ -224,18 +314,36 @@ pub fn pvalloc(size: usize) -> *mut c_void {
 }
 
 /// `malloc_usable_size`: the requested size, so that slack is never the program's.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// assert_eq!(c_api::usable_size(std::ptr::null_mut()), 0);
+/// ```
 #[must_use]
 pub fn usable_size(chunk: *mut c_void) -> usize {
     if chunk.is_null() { 0 } else { process::usable_size(chunk.expose_provenance()) }
 }
 
 /// C23's `free_sized`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// c_api::free_sized(c_api::malloc(100), 100);
+/// ```
 #[inline(always)]
 pub fn free_sized(chunk: *mut c_void, size: usize) {
     process::free(chunk.expose_provenance(), FREE_SIZED.sized(size));
 }
 
 /// C23's `free_aligned_sized`.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// c_api::free_aligned_sized(c_api::aligned_alloc(64, 128), 64, 128);
+/// ```
 pub fn free_aligned_sized(chunk: *mut c_void, align: usize, size: usize) {
     if !chunk.is_null() {
         let align_log2 = if align.is_power_of_two() { align.ilog2() } else { usize::BITS - 1 };
@@ -244,6 +352,13 @@ pub fn free_aligned_sized(chunk: *mut c_void, align: usize, size: usize) {
 }
 
 /// `operator new`, with NULL for failure.
+///
+/// ```
+/// use testudo::c_api::{self, New};
+///
+/// let object = c_api::new(New::Single, 8);
+/// c_api::delete_sized(New::Single, object, 8);
+/// ```
 #[inline(always)]
 #[must_use]
 pub fn new(kind: New, size: usize) -> *mut c_void {
@@ -251,6 +366,14 @@ pub fn new(kind: New, size: usize) -> *mut c_void {
 }
 
 /// Aligned `operator new`, with NULL for failure. An alignment that is no power of two fails.
+///
+/// ```
+/// use testudo::c_api::{self, New};
+///
+/// let object = c_api::new_aligned(New::Single, 8, 128);
+/// assert!(object.addr().is_multiple_of(128));
+/// c_api::delete_aligned(New::Single, object, Some(8), 128);
+/// ```
 #[must_use]
 pub fn new_aligned(kind: New, size: usize, align: usize) -> *mut c_void {
     if !align.is_power_of_two() {
@@ -260,18 +383,36 @@ pub fn new_aligned(kind: New, size: usize, align: usize) -> *mut c_void {
 }
 
 /// `operator delete`.
+///
+/// ```
+/// use testudo::c_api::{self, New};
+///
+/// c_api::delete(New::Single, c_api::new(New::Single, 8));
+/// ```
 #[inline(always)]
 pub fn delete(kind: New, chunk: *mut c_void) {
     process::free(chunk.expose_provenance(), delete_demand(kind));
 }
 
 /// Sized `operator delete`.
+///
+/// ```
+/// use testudo::c_api::{self, New};
+///
+/// c_api::delete_sized(New::Array, c_api::new(New::Array, 80), 80);
+/// ```
 #[inline(always)]
 pub fn delete_sized(kind: New, chunk: *mut c_void, size: usize) {
     process::free(chunk.expose_provenance(), delete_demand(kind).sized(size));
 }
 
 /// Aligned `operator delete`, sized where `size` is known.
+///
+/// ```
+/// use testudo::c_api::{self, New};
+///
+/// c_api::delete_aligned(New::Array, c_api::new_aligned(New::Array, 8, 64), None, 64);
+/// ```
 pub fn delete_aligned(kind: New, chunk: *mut c_void, size: Option<usize>, align: usize) {
     if !chunk.is_null() {
         let align_log2 = if align.is_power_of_two() { align.ilog2() } else { usize::BITS - 1 };
@@ -285,12 +426,27 @@ pub fn delete_aligned(kind: New, chunk: *mut c_void, size: Option<usize>, align:
 }
 
 /// Requested size of the live chunk that starts at an address; `None` for any other address.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::malloc(100);
+/// assert_eq!(c_api::object_size(chunk), Some(100));
+/// assert_eq!(c_api::object_size(chunk.wrapping_byte_add(1)), None);
+/// c_api::free(chunk);
+/// ```
 #[must_use]
 pub fn object_size(chunk: *const c_void) -> Option<usize> {
     process::object_size(chunk.expose_provenance())
 }
 
 /// Verifies every chunk; a violation ends the process with a report.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// c_api::check_heap(); // returns: nothing is wrong
+/// ```
 pub fn check_heap() {
     if let Err(violation) = process::check() {
         process::abort(&violation);
@@ -298,6 +454,12 @@ pub fn check_heap() {
 }
 
 /// Gives free memory back to the system.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// c_api::purge();
+/// ```
 pub fn purge() {
     process::purge();
 }
@@ -318,12 +480,26 @@ pub fn write_heap_profile(path: Option<&CStr>) -> Result<(), HeapProfileError> {
 }
 
 /// What the heap holds, read off its counters.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// let chunk = c_api::malloc(100);
+/// assert!(c_api::stats().chunks > 0);
+/// c_api::free(chunk);
+/// ```
 #[must_use]
 pub fn stats() -> Stats {
     process::stats()
 }
 
 /// Verifies every chunk and counts what the heap holds exactly; a violation ends the process with a report.
+///
+/// ```
+/// use testudo::c_api;
+///
+/// assert!(c_api::check_stats().exact);
+/// ```
 #[must_use]
 pub fn check_stats() -> Stats {
     match process::check_stats() {

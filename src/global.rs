@@ -28,6 +28,13 @@ pub struct Testudo {
 
 impl Testudo {
     /// Profile `default`. `TESTUDO_OPTIONS` in the environment changes it.
+    ///
+    /// ```
+    /// use testudo::Testudo;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Testudo = Testudo::new();
+    /// ```
     #[must_use]
     pub const fn new() -> Self {
         Self::with(Options::DEFAULT)
@@ -83,6 +90,16 @@ impl Testudo {
     ///
     /// # Errors
     /// The first damage found.
+    ///
+    /// ```
+    /// use testudo::Testudo;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Testudo = Testudo::new();
+    ///
+    /// assert!(ALLOCATOR.check_stats()?.exact);
+    /// # Ok::<(), testudo::Violation>(())
+    /// ```
     pub fn check_stats(&self) -> Result<Stats, Violation> {
         process::check_stats()
     }
@@ -91,6 +108,16 @@ impl Testudo {
     ///
     /// # Errors
     /// The first damage found.
+    ///
+    /// ```
+    /// use testudo::Testudo;
+    ///
+    /// #[global_allocator]
+    /// static ALLOCATOR: Testudo = Testudo::new();
+    ///
+    /// ALLOCATOR.check_heap()?;
+    /// # Ok::<(), testudo::Violation>(())
+    /// ```
     pub fn check_heap(&self) -> Result<(), Violation> {
         process::check()
     }

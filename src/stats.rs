@@ -15,6 +15,17 @@ use core::fmt;
 /// them per thread) may be counted as live. `check_stats()` verifies and visits every chunk and counts exactly.
 ///
 /// In a heap at rest `committed` is the sum of `active`, `cached`, `quarantined` and `retained`.
+///
+/// ```
+/// use std::alloc::Layout;
+/// use testudo::{Heap, Options};
+///
+/// let heap = Heap::new(Options { sample_rate: 0, ..Options::DEFAULT })?;
+/// heap.allocate(Layout::array::<u8>(100)?)?;
+/// let stats = heap.check_stats()?;
+/// assert_eq!((stats.chunks, stats.allocated), (1, 100));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -67,6 +78,18 @@ pub struct Stats {
 }
 
 /// What a heap holds of one size class, in slots unless it says otherwise.
+///
+/// ```
+/// use std::alloc::Layout;
+/// use testudo::{Heap, Options};
+///
+/// let heap = Heap::new(Options { sample_rate: 0, ..Options::DEFAULT })?;
+/// heap.allocate(Layout::array::<u8>(100)?)?;
+/// let stats = heap.stats();
+/// let class = stats.classes().iter().find(|class| class.size >= 100).unwrap();
+/// assert!(class.is_used() && class.live == 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClassStats {
@@ -176,6 +199,13 @@ impl fmt::Display for Stats {
 ///
 /// Every guard takes mappings, and so do threads, libraries and files; when none are left, `mmap` fails with memory
 /// to spare.
+///
+/// ```
+/// use testudo::Mappings;
+///
+/// let mappings = Mappings::of_process().expect("/proc is there");
+/// assert!(mappings.used < mappings.limit);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Mappings {

@@ -4,6 +4,15 @@ use crate::chunk::header::Origin;
 use core::fmt;
 
 /// Which rule was broken.
+///
+/// ```
+/// use testudo::{Heap, Options, Kind};
+///
+/// let heap = Heap::new(Options::DEFAULT)?;
+/// let violation = heap.size_of(std::ptr::NonNull::dangling()).unwrap_err();
+/// assert_eq!(violation.kind, Kind::NotAChunk);
+/// # Ok::<(), testudo::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -34,6 +43,15 @@ pub enum Kind {
 }
 
 /// What the program was doing.
+///
+/// ```
+/// use testudo::{Heap, Options, Operation};
+///
+/// let heap = Heap::new(Options::DEFAULT)?;
+/// let violation = heap.size_of(std::ptr::NonNull::dangling()).unwrap_err();
+/// assert_eq!(violation.operation, Operation::UsableSize);
+/// # Ok::<(), testudo::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
@@ -54,6 +72,18 @@ pub enum Operation {
 }
 
 /// What is known about the chunk concerned.
+///
+/// ```
+/// use std::alloc::Layout;
+/// use testudo::{Chunk, Heap, Options};
+///
+/// let heap = Heap::new(Options::DEFAULT)?;
+/// let chunk = heap.allocate(Layout::new::<u64>())?;
+/// // SAFETY: nobody uses the chunk; the wrong layout is what the heap finds.
+/// let violation = unsafe { heap.deallocate(chunk, Layout::new::<u8>()) }.unwrap_err();
+/// assert_eq!(violation.chunk, Some(Chunk { size: 8, origin: Some("Rust") }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// Requested size in bytes.

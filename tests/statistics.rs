@@ -63,6 +63,52 @@ fn malloc_info_has_what_readers_of_glibc_look_for() {
     );
 }
 
+/// Maps of a program under the library, with and without a kernel that names mappings: whole reservations are named, before the
+/// program begins, and never again.
+#[test]
+fn what_is_reserved_at_start_is_named_where_the_kernel_can() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let shim = folder.path().join("names.so");
+    let built = std::process::Command::new("gcc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&shim)
+        .arg(support::root().join("tests/c/names_mappings.c"))
+        .status()
+        .expect("gcc runs");
+    assert!(built.success());
+    for refused in [false, true] {
+        let mut command = std::process::Command::new("python3");
+        let work =
+            "import os\nx = [bytearray(400000) for i in range(50)]\nos.write(1, open('/proc/self/maps','rb').read())";
+        command
+            .args(["-c", work])
+            .env("LD_PRELOAD", format!("{}:{}", shim.display(), support::libtestudo().display()))
+            .env("TESTUDO_OPTIONS", "heap_limit_mb=0");
+        if refused {
+            command.env("NAMES_REFUSED", "1");
+        }
+        let output = command.output().expect("python3 runs");
+        assert!(output.status.success(), "{output:?}");
+        let (named, maps) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        let names: Vec<&str> = named.lines().filter_map(|line| line.split(' ').nth(3)).collect();
+        assert_eq!(names, ["testudo:slots", "testudo:tables"], "{named}");
+        for line in named.lines() {
+            // Begins where a mapping begins, and ends where one ends: naming cuts none in two.
+            let number = |place: usize| {
+                line.split(' ').nth(place).and_then(|word| u64::from_str_radix(word, 16).ok()).expect("a number")
+            };
+            let (start, end) = (number(1), number(1) + number(2));
+            let bounds: Vec<(u64, u64)> = maps
+                .lines()
+                .filter_map(|line| line.split(' ').next()?.split_once('-'))
+                .filter_map(|(from, to)| Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?)))
+                .collect();
+            assert!(bounds.iter().any(|(from, _)| *from == start), "{line}\n{maps}");
+            assert!(bounds.iter().any(|(_, to)| *to == end), "{line}\n{maps}");
+        }
+    }
+}
+
 fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 16).expect("a layout")
 }

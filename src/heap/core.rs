@@ -6,6 +6,7 @@ use crate::chunk::checksum::{Seal, Secrets};
 use crate::guarded::{self, Guarded};
 use crate::heap_profile::HeapProfile;
 use crate::options::Options;
+use crate::os::cgroup::Allowed;
 use crate::os::lock::{Guard, Lock, RawLock};
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::os::process;
@@ -28,6 +29,16 @@ pub(crate) const PROCESS_ARENA: usize = 8 << 40;
 pub(crate) const PRIVATE_ARENA: usize = 64 << 30;
 
 /// Why a heap could not be made.
+///
+/// ```
+/// use testudo::{CreateError, Heap, Options};
+///
+/// match Heap::new(Options::DEFAULT) {
+///     Ok(heap) => drop(heap),
+///     Err(CreateError::OutOfMemory) => eprintln!("ulimit -v is too low"),
+///     Err(error) => eprintln!("{error}"),
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreateError {
     /// The kernel refused address space or memory.
@@ -93,8 +104,9 @@ impl Links {
 struct Registry {
     /// First cache of the list.
     first: usize,
-    /// Left caches that have not been flushed.
+    /// Left caches that have not been flushed, and how many of them there may be.
     warm: usize,
+    most_warm: usize,
     /// Marks in use, as bits.
     marks: [u64; 4],
     random: Random,
@@ -217,6 +229,7 @@ impl Core {
             (&raw mut (*core).registry).write(Lock::new(Registry {
                 first: 0,
                 warm: 0,
+                most_warm: MOST_WARM,
                 marks: [0; 4],
                 random: random.fork(),
             }));
@@ -257,6 +270,13 @@ impl Core {
     pub(crate) unsafe fn at<'a>(address: usize) -> &'a Self {
         // SAFETY: the caller's promise.
         unsafe { &*core::ptr::with_exposed_provenance(address) }
+    }
+
+    /// Keeps no more for later than the process's control groups leave room for.
+    pub(crate) fn fit_to(&self, allowed: Allowed) {
+        self.budget.fit_to(allowed.memory);
+        // No more threads than twice the processors get anything done before the next one starts.
+        self.registry.lock().most_warm = MOST_WARM.min(allowed.processors.saturating_mul(2));
     }
 
     /// What a class needs.
@@ -353,7 +373,7 @@ impl Core {
     pub(crate) fn leave_cache(&self, cache: &mut ThreadCache) -> Result<(), Violation> {
         {
             let mut registry = self.registry.lock();
-            if registry.warm < MOST_WARM && cache.mark != state::SHARED_MARK {
+            if registry.warm < registry.most_warm && cache.mark != state::SHARED_MARK {
                 registry.warm += 1;
                 cache.warm = true;
                 cache.in_use = false;

@@ -18,6 +18,15 @@ use core::fmt;
 use core::ptr::NonNull;
 
 /// Why a [`Heap`] gave no chunk.
+///
+/// ```
+/// use std::alloc::Layout;
+/// use testudo::{AllocateError, Heap, Options};
+///
+/// let heap = Heap::new(Options { max_alloc_mb: 1, ..Options::DEFAULT })?;
+/// assert_eq!(heap.allocate(Layout::array::<u8>(2 << 20)?), Err(AllocateError::OutOfMemory));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AllocateError {
     /// The system or the heap's own limits refused.
@@ -245,6 +254,15 @@ impl Heap {
     ///
     /// # Errors
     /// When there is no such chunk or it was damaged.
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use testudo::{Heap, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// let chunk = heap.allocate(Layout::new::<[u8; 100]>())?;
+    /// assert_eq!(heap.size_of(chunk)?, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn size_of(&self, chunk: NonNull<u8>) -> Result<usize, Violation> {
         let chunk = chunk.as_ptr().expose_provenance();
         self.counted(self.core().locate(chunk, Operation::UsableSize)).map(|located| located.size())
@@ -273,6 +291,13 @@ impl Heap {
     ///
     /// # Errors
     /// When a freed chunk turns out not to be the heap's.
+    ///
+    /// ```
+    /// # use testudo::{Heap, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// heap.purge()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn purge(&self) -> Result<(), Violation> {
         self.with_cache(|core, cache| core.purge(cache))
     }
@@ -294,6 +319,15 @@ impl Heap {
 
     /// What the heap holds, read off its counters; all but `allocated` and `resident` is exact, because the heap has one
     /// cache and its lock is held.
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use testudo::{Heap, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// let chunk = heap.allocate(Layout::new::<u64>())?;
+    /// assert_eq!(heap.stats().chunks, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         let _still = self.core().shared.lock();
         self.core().stats()
@@ -303,6 +337,15 @@ impl Heap {
     ///
     /// # Errors
     /// The first damage found.
+    ///
+    /// ```
+    /// # use std::alloc::Layout;
+    /// # use testudo::{Heap, Options};
+    /// let heap = Heap::new(Options::DEFAULT)?;
+    /// let chunk = heap.allocate(Layout::new::<u64>())?;
+    /// assert_eq!(heap.check_stats()?.allocated, 8);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn check_stats(&self) -> Result<Stats, Violation> {
         self.with_cache(|core, cache| core.check_stats(cache.mark))
     }

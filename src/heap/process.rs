@@ -12,7 +12,7 @@ use crate::heap_profile::HeapProfileError;
 use crate::options::{self, Options};
 use crate::os::lock::RawLock;
 use crate::os::process::{self as os_process, Errno};
-use crate::os::{environment, thread_local};
+use crate::os::{cgroup, environment, thread_local};
 use crate::primary::region::OwnedSlot;
 use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
 use crate::report;
@@ -329,6 +329,8 @@ fn make_heap(start: &Start) -> &'static Core {
         Ok(shared) => *core.shared.lock() = shared,
         Err(_) => report::refuse(&"cannot start: no memory for the first cache (see ulimit -v)"),
     }
+    core.arena.name();
+    core.fit_to(cgroup::allowed());
     HEAP.store(address, Ordering::Release);
     MAKING.release();
     // Each of these may allocate, and now can.

@@ -24,6 +24,15 @@ use table::Table;
 pub(crate) const DEPTH: usize = 64;
 
 /// Why a heap profile was not written.
+///
+/// ```
+/// use testudo::{Heap, HeapProfileError, Options};
+///
+/// let heap = Heap::new(Options { heap_profile_kb: 512, ..Options::DEFAULT })?;
+/// let refused = heap.write_heap_profile(c"/no/such/folder/profile").unwrap_err();
+/// assert!(matches!(refused, HeapProfileError::File(_)));
+/// # Ok::<(), testudo::CreateError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeapProfileError {

@@ -7,6 +7,13 @@ pub use parse::{OptionError, parse};
 pub use path::FilePath;
 
 /// How an option is read, shown and limited.
+///
+/// ```
+/// use testudo::options::{Kind, TABLE};
+///
+/// let switches = TABLE.iter().filter(|row| matches!(row.kind, Kind::Switch { .. })).count();
+/// assert!(switches > 5);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// `0` or `1`.
@@ -39,6 +46,14 @@ pub enum Kind {
 }
 
 /// One row of the table.
+///
+/// ```
+/// use testudo::options::TABLE;
+///
+/// for row in TABLE {
+///     println!("{}: {}", row.name, row.help);
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Specification {
     /// The key in `TESTUDO_OPTIONS`.
@@ -50,6 +65,12 @@ pub struct Specification {
 }
 
 /// A set of protections that belong together.
+///
+/// ```
+/// use testudo::Profile;
+///
+/// assert!(Profile::ALL.iter().any(|(name, profile)| *name == "strict" && *profile == Profile::Strict));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {

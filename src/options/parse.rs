@@ -4,6 +4,13 @@ use super::{FilePath, Kind, Options, Profile, Specification, TABLE};
 use core::fmt;
 
 /// Why the text was refused. Its `Display` is the one line that the user reads.
+///
+/// ```
+/// use testudo::options::{Options, parse};
+///
+/// let error = parse(Options::DEFAULT, b"canary=2").unwrap_err();
+/// assert_eq!(error.to_string(), "option \"canary=2\": must be 0 or 1");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionError<'a> {
     key: &'a [u8],
@@ -70,6 +77,12 @@ impl fmt::Display for OptionError<'_> {
 impl core::error::Error for OptionError<'_> {}
 
 /// What was asked for.
+///
+/// ```
+/// use testudo::options::{Options, parse};
+///
+/// assert!(parse(Options::DEFAULT, b"help=1").unwrap().help);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// The options.

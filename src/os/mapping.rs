@@ -5,6 +5,7 @@
 //! place only.
 
 use super::process::Errno;
+use core::ffi::CStr;
 use core::ptr;
 
 /// Bytes in a page. x86-64 Linux has no other base page size.
@@ -152,6 +153,19 @@ pub(crate) fn relocate(from: usize, bytes: usize, to: usize, new_bytes: usize) -
     }
     // SAFETY: errno of this thread.
     Err(if unsafe { *libc::__errno_location() } == libc::ENOMEM { NotMoved::OutOfMemory } else { NotMoved::Never })
+}
+
+/// Has the kernel show a range as `[anon:NAME]` in `/proc/PID/maps`, where it can (Linux 5.17, with CONFIG_ANON_VMA_NAME).
+///
+/// Only for whole reservations, and before the program begins: parts with different names never become one mapping
+/// again, and a sandbox that the program enters later may kill it for this call.
+pub(crate) fn name(address: usize, bytes: usize, name: &CStr) {
+    const PR_SET_VMA: i32 = 0x5356_4d41;
+    const PR_SET_VMA_ANON_NAME: libc::c_ulong = 0;
+    let _errno = Errno::keep();
+    // SAFETY: the caller owns the range, of which nothing but the name changes; the name is terminated. A refusal leaves it
+    // without one.
+    unsafe { libc::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, address, bytes, name.as_ptr()) };
 }
 
 /// Gives address space and memory back.

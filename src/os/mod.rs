@@ -4,6 +4,7 @@
 //! Nothing here allocates, and nothing here knows what a chunk is.
 
 pub(crate) mod atomic;
+pub(crate) mod cgroup;
 #[cfg(target_arch = "x86_64")]
 mod cpu;
 pub(crate) mod entropy;

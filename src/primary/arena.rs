@@ -102,6 +102,12 @@ impl Arena {
         Ok(())
     }
 
+    /// Names the address space in `/proc/PID/maps`.
+    pub(crate) fn name(&self) {
+        mapping::name(self.base, self.bytes, c"testudo:slots");
+        mapping::name(self.tables, self.tables_bytes, c"testudo:tables");
+    }
+
     /// Gives everything back. Nothing of the heap may be used afterwards.
     pub(crate) fn unmap(&self) {
         mapping::unmap(self.base, self.bytes);
