@@ -106,7 +106,7 @@ fn the_report_is_where_crash_collectors_look() {
     for (bug, says) in [("double free", "testudo: double free at 0x"), ("overflow", "testudo: buffer overflow at 0x")] {
         let mut command = Command::new("gdb");
         command
-            .args(["-batch", "-nx", "-ex", "set startup-with-shell off", "-ex"])
+            .args(["-batch", "-nx", "-ex"])
             .arg(format!("set environment LD_PRELOAD {}", support::libtestudo().display()))
             .args(["-ex", "run", "-ex", "x/s *(char **)&__abort_msg + 4", "--args"])
             .arg(&program)
