@@ -77,7 +77,7 @@ fn what_is_reserved_at_start_is_named_where_the_kernel_can() {
         .expect("gcc runs");
     assert!(built.success());
     for refused in [false, true] {
-        let mut command = std::process::Command::new("python3");
+        let mut command = std::process::Command::new("/usr/bin/python3");
         let work =
             "import os\nx = [bytearray(400000) for i in range(50)]\nos.write(1, open('/proc/self/maps','rb').read())";
         command
