@@ -14,7 +14,7 @@ use crate::os::lock::RawLock;
 use crate::os::process::{self as os_process, Errno};
 use crate::os::{cgroup, environment, thread_local};
 use crate::primary::region::OwnedSlot;
-use crate::protections::{DefaultProfile, Set, with_mixture, with_set};
+use crate::protections::{DefaultProfile, Protections, Set, with_mixture, with_set};
 use crate::report;
 use crate::size_class::{FINE_MAX, SMALL_MAX};
 use crate::stats::Stats;
@@ -75,16 +75,35 @@ pub(crate) fn allocate(start: &Start, size: usize, align_log2: u32, origin: Orig
     allocate_otherwise(start, size, align_log2, origin)
 }
 
-/// Allocation in other profiles, and whatever the fast path left.
+/// Allocation in other profiles, and whatever the fast path left. Each profile has a function of its own, so that none saves
+/// registers that only another one needs.
 #[inline(never)]
 fn allocate_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
     if let Some(cache) = own_cache()
         && let Some(set) = cache.set
-        && let Some(chunk) =
-            with_set!(set, P => heap_of(cache).allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin))
     {
-        return chunk;
+        return with_set!(set, P => allocate_with::<P>(cache, start, size, align_log2, origin));
     }
+    allocate_slowly(start, size, align_log2, origin)
+}
+
+#[inline(never)]
+fn allocate_with<P: Protections>(
+    cache: &mut ThreadCache,
+    start: &Start,
+    size: usize,
+    align_log2: u32,
+    origin: Origin,
+) -> usize {
+    match heap_of(cache).allocate_ready::<P, SMALL_MAX>(cache, size, align_log2, origin) {
+        Some(chunk) => chunk,
+        None => allocate_slowly(start, size, align_log2, origin),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn allocate_slowly(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
     let outcome = with_slow_cache(start, |core, cache| core.allocate(cache, size, align_log2, origin));
     match outcome {
         Ok(chunk) => chunk,
@@ -130,13 +149,24 @@ fn free_otherwise(chunk: usize, demand: Demand) {
         return;
     }
     if let Some(cache) = own_cache() {
-        let core = heap_of(cache);
-        match with_set!(cache.checks, P => core.free_usual::<P, SMALL_MAX>(cache, chunk, demand)) {
-            Freed::Done => return,
-            Freed::Unusual => {}
-            unfinished => return finish(core, cache, unfinished),
-        }
+        return with_set!(cache.checks, P => free_with::<P>(cache, chunk, demand));
     }
+    free_slowly(chunk, demand);
+}
+
+#[inline(never)]
+fn free_with<P: Protections>(cache: &mut ThreadCache, chunk: usize, demand: Demand) {
+    let core = heap_of(cache);
+    match core.free_usual::<P, SMALL_MAX>(cache, chunk, demand) {
+        Freed::Done => {}
+        Freed::Unusual => free_slowly(chunk, demand),
+        unfinished => finish(core, cache, unfinished),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn free_slowly(chunk: usize, demand: Demand) {
     let outcome = with_slow_cache(
         &Options::DEFAULT,
         |core, cache| with_mixture!(cache.checks, P => core.free::<P>(cache, chunk, demand)),
