@@ -9,6 +9,19 @@
 use super::extent::{BLOCK, Extent, WIDE, WIDE_SHORT};
 use core::arch::asm;
 
+/// `asm!` that may change every vector register: clearing the upper halves does so in a program that is compiled with AVX.
+macro_rules! vectors {
+    ($($part:tt)*) => {
+        asm!(
+            $($part)*
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+        )
+    };
+}
+
 /// Bytes in a step of the loop for longer chunks.
 const STEP: usize = 4 * WIDE;
 
@@ -29,7 +42,7 @@ pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
             front.write_unaligned(0);
             back.write_unaligned(0);
         } else if bytes <= WIDE_SHORT {
-            asm!(
+            vectors!(
                 "vpxor xmm0, xmm0, xmm0",
                 "vmovdqu [{chunk}], ymm0",
                 "vmovdqu [{chunk} + {second}], ymm0",
@@ -40,11 +53,10 @@ pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
                 second = in(reg) extent.wide_block(0),
                 third = in(reg) extent.wide_block(1),
                 end = in(reg) end,
-                out("xmm0") _,
                 options(nostack, preserves_flags),
             );
         } else {
-            asm!(
+            vectors!(
                 "vpxor xmm0, xmm0, xmm0",
                 "2:",
                 "vmovdqu [{at}], ymm0",
@@ -61,7 +73,6 @@ pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
                 "vzeroupper",
                 at = inout(reg) chunk => _,
                 last_step = in(reg) end.sub(STEP),
-                out("xmm0") _,
                 options(nostack),
             );
         }
@@ -80,13 +91,13 @@ pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
     // SAFETY: the caller's promise; every block begins at or behind the first and ends at or before `end`.
     unsafe {
         if bytes <= TINY {
-            // Words, because of a block that begins in the header half would not count.
+            // Words, because half of a block that begins in the header would not count.
             let words = chunk.cast::<u64>();
             let last = bytes / 8 - 1;
             return words.read() | words.add(last / 2).read() | words.add(last).read() == 0;
         }
         if bytes <= WIDE_SHORT {
-            asm!(
+            vectors!(
                 "vmovdqu ymm0, [{chunk}]",
                 "vmovdqu ymm1, [{chunk} + {second}]",
                 "vpor ymm0, ymm0, [{chunk} + {third}]",
@@ -100,10 +111,10 @@ pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
                 second = in(reg) extent.wide_block(0),
                 third = in(reg) extent.wide_block(1),
                 end = in(reg) end,
-                out("xmm0") _,                out("xmm1") _,                options(nostack, readonly),
+                options(nostack, readonly),
             );
         } else {
-            asm!(
+            vectors!(
                 "vmovdqu ymm0, [{last_step}]",
                 "vmovdqu ymm1, [{last_step} + 32]",
                 "vpor ymm0, ymm0, [{last_step} + 64]",
@@ -123,7 +134,7 @@ pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
                 zero = out(reg_byte) zero,
                 at = inout(reg) chunk => _,
                 last_step = in(reg) end.sub(STEP),
-                out("xmm0") _,                out("xmm1") _,                options(nostack, readonly),
+                options(nostack, readonly),
             );
         }
     }
@@ -139,4 +150,62 @@ pub(crate) unsafe fn is_zero_long(chunk: *const u8, extent: &Extent) -> bool {
     debug_assert!(extent.capacity() > WIDE_SHORT);
     // SAFETY: the caller's promise.
     unsafe { is_zero(chunk, extent) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contents::{Vectors, Wide};
+    use super::Extent;
+
+    /// A header's word, `words` words, and one behind that is not the slot's.
+    fn slot(words: usize, contents: u64) -> Vec<u64> {
+        let mut memory = vec![contents; words + 2];
+        memory[0] = !0;
+        memory[words + 1] = !0;
+        memory
+    }
+
+    /// Lengths of user areas: every class of the fine kind, and some that are longer.
+    fn lengths() -> impl Iterator<Item = usize> {
+        (1..128).step_by(2).chain([129, 161, 513, 1025, 2049])
+    }
+
+    fn present() -> bool {
+        let present = crate::os::process::has_native_vectors();
+        if !present {
+            eprintln!("this CPU has no AVX2: nothing to test");
+        }
+        present
+    }
+
+    #[test]
+    fn zeroing_clears_the_user_area_and_nothing_behind_it() {
+        for words in lengths().filter(|_| present()) {
+            let mut memory = slot(words, !0);
+            // SAFETY: `words` words behind the header, which short areas take along.
+            unsafe { Wide::zero(memory.as_mut_ptr().add(1).cast(), words * 8, &Extent::new(words * 8)) };
+            assert!(memory[1..=words].iter().all(|&word| word == 0), "{words} words");
+            assert!(memory[words + 1] == !0 && (words <= 3 || memory[0] == !0), "{words} words");
+        }
+    }
+
+    #[test]
+    fn every_byte_that_is_not_zero_is_found_and_neighbours_do_not_count() {
+        for words in lengths().filter(|_| present()) {
+            let mut memory = slot(words, 0);
+            let chunk = memory[1..].as_mut_ptr().cast::<u8>();
+            let extent = Extent::new(words * 8);
+            // SAFETY: all within `memory`.
+            unsafe {
+                assert!(Wide::is_zero(chunk, &extent), "{words} words");
+                for at in 0..words * 8 {
+                    for value in [1, 0x80] {
+                        chunk.add(at).write(value);
+                        assert!(!Wide::is_zero(chunk, &extent), "byte {at} of {words} words");
+                    }
+                    chunk.add(at).write(0);
+                }
+            }
+        }
+    }
 }

@@ -71,7 +71,7 @@ pub(crate) struct Wide;
 impl Vectors for Wide {
     #[inline(always)]
     unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
-        // SAFETY: the caller's promise; `process::has_avx2` said so before this type was chosen.
+        // SAFETY: the caller's promise; `process::has_native_vectors` said so before this type was chosen.
         unsafe {
             if bytes <= LONG {
                 super::avx2::zero(chunk, bytes, extent);
