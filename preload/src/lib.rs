@@ -13,6 +13,11 @@ mod introspection;
 use core::ffi::c_void;
 use hardened_heap::c_api;
 
+// The crate `libc` leaves this to std when a package of the same build asks it for its feature `std`, and the library then
+// has functions that no loader finds: `cargo build --workspace` made such a one.
+#[link(name = "c")]
+unsafe extern "C" {}
+
 /// There are no panics in the allocator: this is for the compiler.
 #[cfg(panic = "abort")]
 #[panic_handler]

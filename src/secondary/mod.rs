@@ -458,7 +458,7 @@ impl Secondary {
                 let Some(chunk) = next(&mut state.cache) else { return };
                 match state.table.get(chunk) {
                     Some(entry) => *entry,
-                    None => return,
+                    None => continue,
                 }
             };
             self.retire(ground, &old);

@@ -79,17 +79,6 @@ fn sqlite_works_within(megabytes: u64) {
     }
 }
 
-/// Runs `program` with `args` under `options`, `prepare`d; it must find the limit kept.
-fn keeps_the_limit(source: &str, args: &[String], options: &str, prepare: impl FnOnce(&mut Command) -> &mut Command) {
-    let folder = real::folder();
-    let program = real::compile(source, folder.path(), "program", &[]);
-    let mut command = real::command(&program, folder.path(), Some(options));
-    let ended = real::to_the_end(prepare(command.args(args)));
-    assert_eq!(ended.out(), "the limit is kept\n", "{args:?}, {options}: {ended:?}");
-    assert_eq!(ended.err(), "", "{args:?}, {options}");
-    assert!(ended.status.success(), "{args:?}, {options}: {ended:?}");
-}
-
 /// What to hand to `limit_memory`: at least a quarter of the limit can be had, and not more than it.
 fn bounds(megabytes: u64, size: usize) -> [String; 3] {
     [size.to_string(), (megabytes / 4).to_string(), megabytes.to_string()]
@@ -97,7 +86,7 @@ fn bounds(megabytes: u64, size: usize) -> [String; 3] {
 
 fn malloc_refuses_at(resource: Resource, megabytes: u64, size: usize) {
     for profile in PROFILES {
-        keeps_the_limit("c/limit_memory.c", &bounds(megabytes, size), profile, |command| {
+        real::keeps_the_limit("c/limit_memory.c", &bounds(megabytes, size), profile, |command| {
             limit(command, resource, megabytes)
         });
     }
@@ -147,7 +136,7 @@ fn large_chunks_end_with_enomem_where_data_ends() {
 #[test]
 fn large_chunks_end_with_enomem_where_mappings_end() {
     for profile in PROFILES {
-        keeps_the_limit("c/limit_mappings.c", &[], profile, |command| command);
+        real::keeps_the_limit("c/limit_mappings.c", &[], profile, |command| command);
     }
 }
 
@@ -156,7 +145,7 @@ fn the_heap_ends_with_enomem_at_heap_limit_mb() {
     for profile in PROFILES {
         for size in [64, 5000, 1 << 20] {
             let options = format!("{profile}:heap_limit_mb=100");
-            keeps_the_limit("c/limit_memory.c", &bounds(100, size), &options, |command| command);
+            real::keeps_the_limit("c/limit_memory.c", &bounds(100, size), &options, |command| command);
         }
     }
 }
@@ -165,7 +154,7 @@ fn the_heap_ends_with_enomem_at_heap_limit_mb() {
 fn one_request_ends_with_enomem_at_max_alloc_mb() {
     for profile in PROFILES {
         let options = format!("{profile}:max_alloc_mb=10");
-        keeps_the_limit("c/limit_one.c", &["10".to_owned()], &options, |command| command);
+        real::keeps_the_limit("c/limit_one.c", &["10".to_owned()], &options, |command| command);
     }
 }
 
@@ -174,43 +163,7 @@ fn one_request_ends_with_enomem_at_max_alloc_mb() {
 fn what_large_chunks_had_small_ones_can_have() {
     for profile in PROFILES {
         let options = format!("{profile}:heap_limit_mb=40");
-        keeps_the_limit("c/limit_mixed.c", &["26".to_owned()], &options, |command| command);
-    }
-}
-
-/// A file of the system's that holds something else until this is dropped.
-struct Setting {
-    file: &'static str,
-    before: String,
-}
-
-impl Setting {
-    /// `None` where this may not be set.
-    fn set(file: &'static str, value: &str) -> Option<Self> {
-        let before = fs::read_to_string(file).ok()?;
-        fs::write(file, value).ok()?;
-        Some(Self { file, before })
-    }
-}
-
-impl Drop for Setting {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(self.file, &self.before) {
-            eprintln!("{} could not be set back to {}: {error}", self.file, self.before);
-        }
-    }
-}
-
-/// For the whole machine, so for a moment only, and with four times its memory to promise: nobody else should notice.
-#[test]
-fn where_memory_is_not_overcommitted_programs_work_and_too_much_is_refused() {
-    let ratio = Setting::set("/proc/sys/vm/overcommit_ratio", "400");
-    let mode = ratio.as_ref().and_then(|_| Setting::set("/proc/sys/vm/overcommit_memory", "2"));
-    if mode.is_none() {
-        return real::say_skipped("the system's overcommit mode may not be set");
-    }
-    for profile in PROFILES {
-        keeps_the_limit("c/limit_commit.c", &[], profile, |command| command);
+        real::keeps_the_limit("c/limit_mixed.c", &["26".to_owned()], &options, |command| command);
     }
 }
 
@@ -253,7 +206,7 @@ fn heap_limit_mb_comes_before_a_control_groups_limit() {
     for profile in PROFILES {
         for size in [64, 5000, 1 << 20] {
             let options = format!("{profile}:heap_limit_mb=60");
-            keeps_the_limit("c/limit_memory.c", &bounds(60, size), &options, |command| group.enclose(command));
+            real::keeps_the_limit("c/limit_memory.c", &bounds(60, size), &options, |command| group.enclose(command));
         }
     }
 }

@@ -194,3 +194,19 @@ pub fn compile(source: &str, folder: &Path, name: &str, flags: &[&str]) -> PathB
 pub fn folder() -> TempDir {
     tempfile::Builder::new().prefix("testudo-").tempdir().expect("a temporary folder")
 }
+
+/// Runs `program` with `args` under `options`, `prepare`d; it must find the limit kept.
+pub fn keeps_the_limit(
+    source: &str,
+    args: &[String],
+    options: &str,
+    prepare: impl FnOnce(&mut Command) -> &mut Command,
+) {
+    let folder = folder();
+    let program = compile(source, folder.path(), "program", &[]);
+    let mut command = command(&program, folder.path(), Some(options));
+    let ended = to_the_end(prepare(command.args(args)));
+    assert_eq!(ended.out(), "the limit is kept\n", "{args:?}, {options}: {ended:?}");
+    assert_eq!(ended.err(), "", "{args:?}, {options}");
+    assert!(ended.status.success(), "{args:?}, {options}: {ended:?}");
+}
