@@ -16,8 +16,10 @@ int main(int argc, char **argv) {
     for (int round = 0; round < 300; round++) {
         for (int i = 0; i < LARGE; i++) {
             large[i] = malloc(SIZE);
-            if (!large[i])
+            if (!large[i]) {
+                printf("large chunk %d of round %d was refused: errno %d\n", i, round, errno);
                 return 2;
+            }
             large[i][0] = 'l';
         }
         for (int i = 0; i < LARGE; i++)
