@@ -175,12 +175,12 @@ impl Ready {
 /// What a cache knows of one class; a cache line.
 #[repr(C, align(64))]
 pub(crate) struct Bin {
-    pub(crate) ready: Ready,
-    pub(crate) ring: Ring,
     /// Bytes that a chunk of the class can hold, and what follows from that.
     pub(crate) extent: Extent,
     /// Which of the open slabs of the class slots were taken from the last time.
     pub(crate) open_slab: u8,
+    pub(crate) ready: Ready,
+    pub(crate) ring: Ring,
 }
 
 impl Bin {
@@ -203,6 +203,8 @@ impl Bin {
         }
     }
 }
+
+const _: () = assert!(size_of::<Bin>() == 64, "a bin is one cache line");
 
 /// Bytes of ready slots of one class in one cache.
 const READY_BYTES: usize = 32 << 10;

@@ -62,15 +62,15 @@ fn instructions(program: &Path, home: &Path, profile: Profile, pairs: u64) -> u6
 
 #[test]
 fn a_pair_in_default_stays_on_the_fast_path() {
-    a_pair_takes_at_most(240.0, Profile::Default);
+    a_pair_takes_at_most(220.0, Profile::Default);
 }
 
 #[test]
 fn a_pair_in_strict_stays_on_the_fast_path() {
-    a_pair_takes_at_most(475.0, Profile::Strict);
+    a_pair_takes_at_most(460.0, Profile::Strict);
 }
 
 #[test]
 fn a_pair_in_fast_stays_on_the_fast_path() {
-    a_pair_takes_at_most(262.0, Profile::Fast);
+    a_pair_takes_at_most(256.0, Profile::Fast);
 }

@@ -24,7 +24,8 @@ fn world() -> Arc<World> {
     });
     // Makes the atomics while there is one thread.
     world.region.slots();
-    world.region.slot_at(0);
+    world.region.state_at(0);
+    world.region.index_of(&world.state);
     world.region.size_class();
     world.region.slabs();
     world.region.free_bits();
@@ -57,8 +58,8 @@ pub fn a_chunk_handed_over_is_found() {
         });
         let address = world.mailbox.load(Ordering::Acquire);
         if address != 0 {
-            let slot = world.region.slot_at(address).expect("the region is known");
-            assert_eq!(world.region.state(slot).load(Ordering::Relaxed), state::LIVE);
+            let state = world.region.state_at(address).expect("the region is known");
+            assert_eq!(state.load(Ordering::Relaxed), state::LIVE);
             assert_eq!(world.region.own_class(), class());
         }
         giver.join().expect("the thread ends");
@@ -72,9 +73,9 @@ pub fn a_guessed_address_finds_all_or_nothing() {
         let world = world();
         let opener = world.clone();
         let opener = thread::spawn(move || open(&opener));
-        if let Some(slot) = world.region.slot_at(FIRST) {
-            assert_eq!(slot.0, 0);
-            assert_eq!(world.region.state(slot).load(Ordering::Relaxed), state::UNSEALED);
+        if let Some(state) = world.region.state_at(FIRST) {
+            assert_eq!(world.region.index_of(state).0, 0);
+            assert_eq!(state.load(Ordering::Relaxed), state::UNSEALED);
             assert_eq!(world.region.size_class(), Some(class()));
         }
         if let Some(slot) = world.region.slot_around(FIRST + 3, class().stride()) {

@@ -6,8 +6,10 @@
 //!
 //! Only for CPUs that have AVX2: asked once, at start.
 
+use super::checksum::Secrets;
 use super::extent::{BLOCK, Extent, WIDE, WIDE_SHORT};
 use core::arch::asm;
+use core::mem::offset_of;
 
 /// `asm!` that may change every vector register: clearing the upper halves does so in a program that is compiled with AVX.
 macro_rules! vectors {
@@ -45,14 +47,18 @@ pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
             vectors!(
                 "vpxor xmm0, xmm0, xmm0",
                 "vmovdqu [{chunk}], ymm0",
-                "vmovdqu [{chunk} + {second}], ymm0",
-                "vmovdqu [{chunk} + {third}], ymm0",
-                "vmovdqu [{end} - 32], ymm0",
+                "movsx {start}, byte ptr [{extent} + {second}]",
+                "vmovdqu [{chunk} + {start}], ymm0",
+                "movsx {start}, byte ptr [{extent} + {third}]",
+                "vmovdqu [{chunk} + {start}], ymm0",
+                "vmovdqu [{chunk} + {bytes} - 32], ymm0",
                 "vzeroupper",
+                start = out(reg) _,
                 chunk = in(reg) chunk,
-                second = in(reg) extent.wide_block(0),
-                third = in(reg) extent.wide_block(1),
-                end = in(reg) end,
+                bytes = in(reg) bytes,
+                extent = in(reg) extent,
+                second = const Extent::WIDE_BLOCKS[0],
+                third = const Extent::WIDE_BLOCKS[1],
                 options(nostack, preserves_flags),
             );
         } else {
@@ -87,7 +93,6 @@ pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
 pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
     let bytes = extent.capacity();
     let end = chunk.wrapping_add(bytes);
-    let zero: u8;
     // SAFETY: the caller's promise; every block begins at or behind the first and ends at or before `end`.
     unsafe {
         if bytes <= TINY {
@@ -99,18 +104,22 @@ pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
         if bytes <= WIDE_SHORT {
             vectors!(
                 "vmovdqu ymm0, [{chunk}]",
-                "vmovdqu ymm1, [{chunk} + {second}]",
-                "vpor ymm0, ymm0, [{chunk} + {third}]",
-                "vpor ymm1, ymm1, [{end} - 32]",
+                "movsx {start}, byte ptr [{extent} + {second}]",
+                "vmovdqu ymm1, [{chunk} + {start}]",
+                "movsx {start}, byte ptr [{extent} + {third}]",
+                "vpor ymm0, ymm0, [{chunk} + {start}]",
+                "vpor ymm1, ymm1, [{chunk} + {bytes} - 32]",
                 "vpor ymm0, ymm0, ymm1",
                 "vptest ymm0, ymm0",
                 "vzeroupper",
-                "setz {zero}",
-                zero = out(reg_byte) zero,
+                "jnz {other}",
+                start = out(reg) _,
                 chunk = in(reg) chunk,
-                second = in(reg) extent.wide_block(0),
-                third = in(reg) extent.wide_block(1),
-                end = in(reg) end,
+                bytes = in(reg) bytes,
+                extent = in(reg) extent,
+                second = const Extent::WIDE_BLOCKS[0],
+                third = const Extent::WIDE_BLOCKS[1],
+                other = label { return false },
                 options(nostack, readonly),
             );
         } else {
@@ -130,15 +139,15 @@ pub(crate) unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
                 "vpor ymm0, ymm0, ymm1",
                 "vptest ymm0, ymm0",
                 "vzeroupper",
-                "setz {zero}",
-                zero = out(reg_byte) zero,
+                "jnz {other}",
                 at = inout(reg) chunk => _,
                 last_step = in(reg) end.sub(STEP),
+                other = label { return false },
                 options(nostack, readonly),
             );
         }
     }
-    zero != 0
+    true
 }
 
 /// [`is_zero`] for user areas of any length from [`WIDE_SHORT`] on: a call, so that fast paths stay short.
@@ -150,6 +159,73 @@ pub(crate) unsafe fn is_zero_long(chunk: *const u8, extent: &Extent) -> bool {
     debug_assert!(extent.capacity() > WIDE_SHORT);
     // SAFETY: the caller's promise.
     unsafe { is_zero(chunk, extent) }
+}
+
+/// The last 16 bytes of a slot: `slack` bytes of canary behind zeroes.
+///
+/// # Safety
+/// As for [`Vectors::fill_window`](super::contents::Vectors::fill_window). The CPU has AVX2.
+#[inline(always)]
+pub(crate) unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
+    // SAFETY: the caller's promise; a mask is 16 of the 32 bytes of the table.
+    unsafe {
+        asm!(
+            "vmovd xmm0, {checksum:e}",
+            "vpbroadcastd xmm0, xmm0",
+            "vpand xmm0, xmm0, [{secrets} + {free}]",
+            "vpxor xmm0, xmm0, [{secrets} + {secret}]",
+            "vpand xmm0, xmm0, [{secrets} + {slack} + {masks}]",
+            "vmovdqu [{chunk} + {capacity} - 16], xmm0",
+            checksum = in(reg) checksum,
+            secrets = in(reg) secrets,
+            slack = in(reg) slack,
+            chunk = in(reg) chunk,
+            capacity = in(reg) capacity,
+            free = const offset_of!(Secrets, canary.free),
+            secret = const offset_of!(Secrets, canary.secret),
+            masks = const offset_of!(Secrets, canary.masks),
+            out("xmm0") _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Whether the last `slack` bytes of a slot are canary.
+///
+/// # Safety
+/// As for [`Vectors::is_window`](super::contents::Vectors::is_window). The CPU has AVX2.
+#[inline(always)]
+pub(crate) unsafe fn is_window(
+    chunk: *const u8,
+    capacity: usize,
+    slack: usize,
+    secrets: &Secrets,
+    checksum: u32,
+) -> bool {
+    // SAFETY: the caller's promise; a mask is 16 of the 32 bytes of the table.
+    unsafe {
+        asm!(
+            "vmovd xmm0, {checksum:e}",
+            "vpbroadcastd xmm0, xmm0",
+            "vpand xmm0, xmm0, [{secrets} + {free}]",
+            "vpxor xmm0, xmm0, [{secrets} + {secret}]",
+            "vpxor xmm0, xmm0, [{chunk} + {capacity} - 16]",
+            "vptest xmm0, [{secrets} + {slack} + {masks}]",
+            "jnz {other}",
+            checksum = in(reg) checksum,
+            secrets = in(reg) secrets,
+            slack = in(reg) slack,
+            chunk = in(reg) chunk,
+            capacity = in(reg) capacity,
+            free = const offset_of!(Secrets, canary.free),
+            secret = const offset_of!(Secrets, canary.secret),
+            masks = const offset_of!(Secrets, canary.masks),
+            other = label { return false },
+            out("xmm0") _,
+            options(nostack, readonly),
+        );
+    }
+    true
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! or two stores when a chunk is handed out, as many loads when it comes back.
 
 use super::checksum::{CANARY_FIXED, Secrets};
+use super::contents::Vectors;
 
 /// Where a canary was found damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub(crate) struct Damage {
 }
 
 /// Bytes that are compared or written together. Up to strides of 256 bytes, slack is shorter than this.
-const WINDOW: usize = 16;
+pub(super) const WINDOW: usize = 16;
 
 /// The bytes of the word at `size & !7` that are slack, as a mask (little-endian).
 #[inline(always)]
@@ -25,16 +26,29 @@ const fn first_mask(size: usize) -> u64 {
     !0 << ((size & 7) * 8)
 }
 
-/// Sixteen bytes of nothing and sixteen of everything: read at `slack`, a mask of the last `slack` bytes.
-static MASKS: [u8; 2 * WINDOW] = {
-    let mut masks = [0; 2 * WINDOW];
-    let mut at = WINDOW;
-    while at < 2 * WINDOW {
-        masks[at] = 0xff;
-        at += 1;
+/// What it takes to make and to compare a whole window: constants too, so that all of it is reached from one address.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Windows {
+    /// The canary's secret, twice.
+    pub(super) secret: [u64; 2],
+    /// Bits of the checksum that go into a canary.
+    pub(super) free: [u64; 2],
+    /// Sixteen bytes of nothing and sixteen of everything: read at `slack`, a mask of the last `slack` bytes.
+    pub(super) masks: [u8; 2 * WINDOW],
+}
+
+impl Windows {
+    pub(super) const fn new(secret: u64) -> Self {
+        let mut masks = [0; 2 * WINDOW];
+        let mut at = WINDOW;
+        while at < 2 * WINDOW {
+            masks[at] = 0xff;
+            at += 1;
+        }
+        Self { secret: [secret; 2], free: [!CANARY_FIXED; 2], masks }
     }
-    masks
-};
+}
 
 /// Fills `[size, capacity)` behind `chunk` with canaries. The bytes before stay as they are.
 ///
@@ -46,49 +60,65 @@ pub(crate) unsafe fn fill(chunk: *mut u8, size: usize, capacity: usize, canary: 
     unsafe { fill_words(chunk, size, capacity, canary) };
 }
 
-/// Where the mask of those bytes of the last window of a slot begins that are slack.
-#[inline(always)]
-fn slack_mask(size: usize, capacity: usize) -> *const u8 {
-    MASKS.as_ptr().wrapping_add(capacity).wrapping_sub(size)
-}
-
 /// [`fill`] for the fast path: of a slot that is zero, with slack of at most 16 bytes, whose header will be written next.
 ///
 /// # Safety
 /// `chunk` is 8-byte aligned and writable for `capacity` bytes and 8 bytes in front, `capacity` is a positive multiple of
-/// 8, and `size <= capacity <= size + 16`.
+/// 8, and `size <= capacity <= size + 16`. The CPU has the vectors of `V`.
 #[inline(always)]
-pub(crate) unsafe fn fill_window(chunk: *mut u8, size: usize, capacity: usize, secrets: &Secrets, checksum: u32) {
-    // SAFETY: the mask lies in the table; the last 16 bytes of the slot may begin in its header.
-    unsafe {
-        let window = chunk.add(capacity).sub(WINDOW);
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_mm_and_si128, _mm_loadu_si128, _mm_storeu_si128};
-            let mask = _mm_loadu_si128(slack_mask(size, capacity).cast());
-            _mm_storeu_si128(window.cast(), _mm_and_si128(pattern(secrets, checksum), mask));
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let mask = slack_mask(size, capacity).cast::<u128>().read_unaligned();
-            let canary = secrets.canary(checksum);
-            window.cast::<u128>().write_unaligned((u128::from(canary) | u128::from(canary) << 64) & mask);
-        }
-    }
+pub(crate) unsafe fn fill_window<V: Vectors>(
+    chunk: *mut u8,
+    size: usize,
+    capacity: usize,
+    secrets: &Secrets,
+    checksum: u32,
+) {
+    // SAFETY: the caller's promise; the last 16 bytes of the slot may begin in its header.
+    unsafe { V::fill_window(chunk, capacity, capacity.wrapping_sub(size), secrets, checksum) }
+}
+
+/// The last 16 bytes of a slot of which `slack` are canary, and the others zero.
+#[inline(always)]
+fn window(slack: usize, secrets: &Secrets, checksum: u32) -> u128 {
+    // SAFETY: `slack` is at most 16, so the mask lies in the table.
+    let mask = unsafe { secrets.canary.masks.as_ptr().add(slack).cast::<u128>().read_unaligned() };
+    pattern(secrets, checksum) & mask
 }
 
 /// [`Secrets::canary`], twice.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn pattern(secrets: &Secrets, checksum: u32) -> core::arch::x86_64::__m128i {
-    use core::arch::x86_64::{
-        _mm_and_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set1_epi64x, _mm_shuffle_epi32, _mm_xor_si128,
-    };
-    // SAFETY: SSE2 is part of x86-64; two words are 16 bytes.
+fn pattern(secrets: &Secrets, checksum: u32) -> u128 {
+    let word = u128::from(secrets.canary(checksum));
+    word | word << 64
+}
+
+/// [`Vectors::fill_window`] for every CPU.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn fill_last(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
+    // SAFETY: the caller's promise.
+    unsafe { chunk.add(capacity).sub(WINDOW).cast::<u128>().write_unaligned(window(slack, secrets, checksum)) };
+}
+
+/// [`Vectors::is_window`] for every CPU.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn is_last(
+    chunk: *const u8,
+    capacity: usize,
+    slack: usize,
+    secrets: &Secrets,
+    checksum: u32,
+) -> bool {
+    // SAFETY: the caller's promise; `slack` is at most 16, so the mask lies in the table.
     unsafe {
-        let free = _mm_set1_epi64x(!CANARY_FIXED.cast_signed());
-        let sum = _mm_and_si128(_mm_shuffle_epi32::<0>(_mm_cvtsi32_si128(checksum.cast_signed())), free);
-        _mm_xor_si128(sum, _mm_loadu_si128(secrets.canary_pair().as_ptr().cast()))
+        let seen = chunk.add(capacity).sub(WINDOW).cast::<u128>().read_unaligned();
+        let mask = secrets.canary.masks.as_ptr().add(slack).cast::<u128>().read_unaligned();
+        (seen ^ pattern(secrets, checksum)) & mask == 0
     }
 }
 
@@ -123,7 +153,7 @@ unsafe fn fill_words(chunk: *mut u8, size: usize, capacity: usize, canary: u64) 
 /// # Safety
 /// As for [`fill_window`], readable.
 #[inline(always)]
-pub(crate) unsafe fn is_intact(
+pub(crate) unsafe fn is_intact<V: Vectors>(
     fine: bool,
     chunk: *const u8,
     size: usize,
@@ -133,15 +163,9 @@ pub(crate) unsafe fn is_intact(
 ) -> bool {
     // A size that is too large can't be in a header whose checksum is right.
     let slack = capacity.wrapping_sub(size);
-    #[cfg(target_arch = "x86_64")]
     if slack <= WINDOW {
-        use core::arch::x86_64::{_mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8};
-        // SAFETY: the last 16 bytes of the slot, which may begin in its header; SSE2 is part of x86-64.
-        let equal = unsafe {
-            let window = _mm_loadu_si128(chunk.add(capacity).sub(WINDOW).cast());
-            _mm_movemask_epi8(_mm_cmpeq_epi8(window, pattern(secrets, checksum)))
-        };
-        return (equal as u32 ^ 0xffff) >> (WINDOW - slack) == 0;
+        // SAFETY: the last 16 bytes of the slot, which may begin in its header.
+        return unsafe { V::is_window(chunk, capacity, slack, secrets, checksum) };
     }
     // SAFETY: the caller's promise.
     !fine && slack <= capacity && unsafe { check(chunk, size, capacity, secrets.canary(checksum)) }.is_ok()
@@ -199,11 +223,27 @@ fn damage(at: usize, seen: u64, canary: u64, mask: u64) -> Damage {
 #[cfg(test)]
 mod tests {
     use super::super::checksum::Secrets;
+    use super::super::contents::Ordinary;
+    #[cfg(target_arch = "x86_64")]
+    use super::super::contents::Wide;
     use super::{WINDOW, check, fill, fill_window, is_intact};
     use crate::random::Random;
     use proptest::prelude::*;
 
     const CHECKSUM: u32 = 0x1234_5678;
+
+    /// What the vectors of this CPU and those of every CPU say, which must be the same.
+    unsafe fn intact(fine: bool, chunk: *const u8, size: usize, capacity: usize) -> bool {
+        // SAFETY: the caller's promise; wide vectors only where the CPU has them.
+        unsafe {
+            let ordinary = is_intact::<Ordinary>(fine, chunk, size, capacity, &secrets(), CHECKSUM);
+            #[cfg(target_arch = "x86_64")]
+            if crate::os::process::has_native_vectors() {
+                assert_eq!(is_intact::<Wide>(fine, chunk, size, capacity, &secrets(), CHECKSUM), ordinary);
+            }
+            ordinary
+        }
+    }
 
     fn secrets() -> Secrets {
         Secrets::draw(&mut Random::from_number(6))
@@ -225,7 +265,7 @@ mod tests {
                 let chunk = memory.as_mut_ptr().add(1).cast::<u8>();
                 fill(chunk, size, capacity, secrets().canary(CHECKSUM));
                 prop_assert_eq!(check(chunk, size, capacity, secrets().canary(CHECKSUM)), Ok(()));
-                prop_assert!(is_intact(false, chunk, size, capacity, &secrets(), CHECKSUM));
+                prop_assert!(intact(false, chunk, size, capacity));
                 for at in 0..size {
                     prop_assert_eq!(chunk.add(at).read(), 0x5a);
                 }
@@ -239,11 +279,18 @@ mod tests {
             let (mut first, mut second) = (slot(words, 0), slot(words, 0));
             // SAFETY: both have `capacity` bytes behind their first word.
             unsafe {
-                fill_window(first.as_mut_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM);
+                fill_window::<Ordinary>(first.as_mut_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM);
                 fill(second.as_mut_ptr().add(1).cast(), size, capacity, secrets().canary(CHECKSUM));
-                prop_assert!(is_intact(true, first.as_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM));
+                prop_assert!(intact(true, first.as_ptr().add(1).cast(), size, capacity));
             }
-            prop_assert_eq!(first, second);
+            prop_assert_eq!(&first, &second);
+            #[cfg(target_arch = "x86_64")]
+            if crate::os::process::has_native_vectors() {
+                let mut wide = slot(words, 0);
+                // SAFETY: `capacity` bytes behind the first word.
+                unsafe { fill_window::<Wide>(wide.as_mut_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM) };
+                prop_assert_eq!(wide, second);
+            }
         }
 
         /// Bytes of the chunk itself, which share a word with the canary, are not shown.
@@ -274,7 +321,7 @@ mod tests {
                 let chunk = memory.as_mut_ptr().add(1).cast::<u8>();
                 fill(chunk, size, capacity, secrets().canary(CHECKSUM));
                 *chunk.add(at) ^= change;
-                prop_assert!(!is_intact(false, chunk, size, capacity, &secrets(), CHECKSUM));
+                prop_assert!(!intact(false, chunk, size, capacity));
                 prop_assert_eq!(check(chunk, size, capacity, secrets().canary(CHECKSUM)).map_err(|damage| damage.offset), Err(at));
             }
         }

@@ -8,20 +8,21 @@
 //! This is not a cryptographic MAC: it makes every try a guess of 32 bits against an
 //! allocator that aborts on the first wrong one. Cost: about 2 ns of latency, mostly hidden.
 
+use super::canary::Windows;
 use super::header::{Fields, Header};
 use crate::size_class::HEADER;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The secrets of a heap. Never leave the allocator's metadata.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Secrets {
     address: u64,
     fields: u64,
     crc: u64,
-    /// The canary's secret, twice, so that one load gives all of a window.
-    canary: [u64; 2],
     /// Odd, so that no change of a free slot's header cancels out.
     free: u64,
+    pub(super) canary: Windows,
 }
 
 /// Bits of canary bytes that are the same in all: the highest is set, the lowest is not.
@@ -69,7 +70,7 @@ impl Secrets {
             address: random.u64(),
             fields: random.u64(),
             crc: random.u64() & 0xffff_ffff,
-            canary: [random.u64() & !CANARY_FIXED | 0x8080_8080_8080_8080; 2],
+            canary: Windows::new(random.u64() & !CANARY_FIXED | 0x8080_8080_8080_8080),
             free: random.u64() | 1,
         }
     }
@@ -109,23 +110,18 @@ impl Secrets {
         if fields.is_allocated() { self.checksum::<C>(address, fields.0) } else { self.free_seal(address, fields.0) }
     }
 
-    /// The secret of canaries, twice.
-    #[inline(always)]
-    pub(crate) const fn canary_pair(&self) -> &[u64; 2] {
-        &self.canary
-    }
-
     /// The canary that fills the slack of the chunk with this header checksum.
     ///
     /// Every byte is even and above 0x7f: never zero, so that a stray terminator is seen, and neither
     /// text nor 0xff, the bytes that overflows are made of. That leaves six random bits a byte.
     #[inline(always)]
     pub(crate) fn canary(&self, checksum: u32) -> u64 {
-        self.canary[0] ^ (u64::from(checksum).wrapping_mul(0x1_0000_0001) & !CANARY_FIXED)
+        self.canary.secret[0] ^ (u64::from(checksum).wrapping_mul(0x1_0000_0001) & !CANARY_FIXED)
     }
 }
 
 /// Secrets with the choice of checksum made at run time: for the slow paths.
+#[repr(C)]
 pub(crate) struct Seal {
     pub(crate) secrets: Secrets,
     pub(crate) has_instruction: bool,
@@ -172,6 +168,7 @@ pub(crate) fn write(chunk: usize, header: Header) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::canary::Windows;
     use super::{Crc, Portable, Secrets};
     use crate::random::Random;
     use proptest::prelude::*;
@@ -284,7 +281,7 @@ mod tests {
     /// The formula, computed by hand: the two halves of the product are joined by XOR.
     #[test]
     fn the_checksum_is_that_of_the_folded_product() {
-        let secrets = Secrets { address: 0x10, fields: 0x30, crc: 0x1234, canary: [0; 2], free: 1 };
+        let secrets = Secrets { address: 0x10, fields: 0x30, crc: 0x1234, free: 1, canary: Windows::new(0) };
         let folded = |product_of: (u64, u32)| secrets.checksum::<Portable>(product_of.0 as usize, product_of.1);
         let crc = |value| Portable::crc(0x1234, value);
         assert_eq!(folded((0x10 ^ 5, 0x30 ^ 1)), crc(5), "low half only");
@@ -317,7 +314,7 @@ mod tests {
         assert_eq!(varying(|secrets| secrets.address), !0);
         assert_eq!(varying(|secrets| secrets.fields), !0);
         assert_eq!(varying(|secrets| secrets.crc), 0xffff_ffff);
-        assert_eq!(varying(|secrets| secrets.canary[0]), !super::CANARY_FIXED);
+        assert_eq!(varying(|secrets| secrets.canary.secret[0]), !super::CANARY_FIXED);
         assert_eq!(varying(|secrets| secrets.free), !1);
         assert!(drawn.iter().all(|secrets| secrets.free & 1 == 1 && secrets.crc >> 32 == 0));
     }

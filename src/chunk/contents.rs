@@ -4,6 +4,8 @@
 //! writing through a dangling pointer. Cost: a few stores at free, as many loads at reuse; the
 //! program is about to touch the lines anyway.
 
+use super::canary;
+use super::checksum::Secrets;
 use super::extent::{BLOCK, Extent, SHORT};
 use crate::os::mapping::PAGE;
 use core::arch::asm;
@@ -44,6 +46,18 @@ pub(crate) trait Vectors {
     /// # Safety
     /// As there.
     unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool;
+
+    /// Writes the last 16 bytes of a slot: `slack` bytes of canary behind zeroes.
+    ///
+    /// # Safety
+    /// `chunk` is writable for `capacity` bytes, and for 8 in front of it; `capacity` is at least 8, `slack` at most 16.
+    unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32);
+
+    /// Whether the last `slack` bytes of a slot are canary.
+    ///
+    /// # Safety
+    /// As for [`Self::fill_window`], readable.
+    unsafe fn is_window(chunk: *const u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) -> bool;
 }
 
 /// Sixteen bytes, which every CPU can do.
@@ -60,6 +74,18 @@ impl Vectors for Ordinary {
     unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
         // SAFETY: the caller's promise.
         unsafe { is_zero(chunk, extent) }
+    }
+
+    #[inline(always)]
+    unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { canary::fill_last(chunk, capacity, slack, secrets, checksum) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_window(chunk: *const u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { canary::is_last(chunk, capacity, slack, secrets, checksum) }
     }
 }
 
@@ -91,6 +117,18 @@ impl Vectors for Wide {
                 super::avx2::is_zero_long(chunk, extent)
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
+        // SAFETY: as above.
+        unsafe { super::avx2::fill_window(chunk, capacity, slack, secrets, checksum) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_window(chunk: *const u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { super::avx2::is_window(chunk, capacity, slack, secrets, checksum) }
     }
 }
 

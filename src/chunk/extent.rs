@@ -1,6 +1,8 @@
 //! How far the user area of a slot reaches, and what zeroing it and checking it need to know of that, worked out once
 //! for each class.
 
+use core::mem::offset_of;
+
 /// Bytes that are loaded or stored together.
 pub(crate) const BLOCK: usize = 16;
 
@@ -63,8 +65,11 @@ impl Extent {
         isize::from(self.blocks[number])
     }
 
+    /// Where in this the starts of the second and third of four wide blocks lie, for assembly.
+    pub(crate) const WIDE_BLOCKS: [usize; 2] = [offset_of!(Self, wide), offset_of!(Self, wide) + 1];
+
     /// Where the second (0) or third (1) of four wide blocks begins, in bytes from the start of the user area.
-    #[inline(always)]
+    #[cfg(test)]
     pub(crate) fn wide_block(&self, number: usize) -> isize {
         debug_assert!(self.capacity() <= WIDE_SHORT);
         isize::from(self.wide[number])

@@ -122,7 +122,7 @@ impl Core {
             // they are freed, it is zero, and its header is written next; slack of fine classes is shorter than 16 bytes.
             unsafe {
                 if fine && P::zero_on_free(&self.options) {
-                    canary::fill_window(memory, size, capacity, secrets, sum);
+                    canary::fill_window::<P::Vectors>(memory, size, capacity, secrets, sum);
                 } else {
                     canary::fill(memory, size, capacity, secrets.canary(sum));
                 }

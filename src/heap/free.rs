@@ -93,8 +93,7 @@ impl Core {
         demand: Demand,
     ) -> Freed {
         let Some(region) = self.arena.region_of(chunk) else { return Freed::Unusual };
-        let Some(index) = region.slot_at(chunk) else { return Freed::Unusual };
-        let slot = region.state(index);
+        let Some(slot) = region.state_at(chunk) else { return Freed::Unusual };
         if slot.load(Ordering::Relaxed) != state::LIVE {
             return Freed::Unusual;
         }
@@ -118,13 +117,20 @@ impl Core {
             let memory = core::ptr::with_exposed_provenance(chunk);
             // SAFETY: a live chunk's slot, `capacity` bytes long, a multiple of 8.
             if !unsafe {
-                canary::is_intact(LONGEST <= FINE_MAX, memory, fields.size(), capacity, secrets, header.checksum())
+                canary::is_intact::<P::Vectors>(
+                    LONGEST <= FINE_MAX,
+                    memory,
+                    fields.size(),
+                    capacity,
+                    secrets,
+                    header.checksum(),
+                )
             } {
                 return Freed::Unusual;
             }
         }
         if P::neighbours(&self.options) {
-            if self.check_neighbours(region, index, class, chunk, fields).is_err() {
+            if self.check_neighbours(region, region.index_of(slot), class, chunk, fields).is_err() {
                 return Freed::Unusual;
             }
         } else if P::canary(&self.options)

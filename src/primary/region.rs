@@ -60,9 +60,9 @@ pub(crate) struct Region {
     inverse: AtomicU64,
     /// Address of the state byte of slot 0.
     states: AtomicUsize,
-    /// Slots below this number may have been handed out.
+    /// Where the state bytes end of those slots that may have been handed out, in bytes from `states`.
     frontier: AtomicU32,
-    /// Logarithm of the power of two in the stride.
+    /// Logarithm of the power of two in the stride, less `spread`.
     rotation: AtomicU8,
     /// Logarithm of the distance between state bytes.
     spread: AtomicU8,
@@ -178,11 +178,13 @@ impl Region {
 
     /// Gives the region to a class. The chunk of slot 0 will be at `first`, and `slots` slots fit.
     pub(crate) fn open(&self, class: u8, stride: usize, first: usize, slots: u32, tables: Tables) {
-        let rotation = stride.trailing_zeros();
+        let power = stride.trailing_zeros();
+        let spread = spread(stride);
+        debug_assert!(power >= u32::from(spread));
         self.first.store(first, Ordering::Relaxed);
-        self.inverse.store(inverse(stride as u64 >> rotation), Ordering::Relaxed);
-        self.rotation.store(rotation as u8, Ordering::Relaxed);
-        self.spread.store(spread(stride), Ordering::Relaxed);
+        self.inverse.store(inverse(stride as u64 >> power), Ordering::Relaxed);
+        self.rotation.store((power - u32::from(spread)) as u8, Ordering::Relaxed);
+        self.spread.store(spread, Ordering::Relaxed);
         self.states.store(tables.states, Ordering::Relaxed);
         self.free_bits.store(tables.free_bits, Ordering::Relaxed);
         self.slabs.store(tables.slabs, Ordering::Relaxed);
@@ -223,11 +225,11 @@ impl Region {
     /// finds the slot's tables mapped.
     #[inline(always)]
     pub(crate) fn frontier(&self) -> u32 {
-        self.frontier.load(Ordering::Acquire)
+        self.frontier.load(Ordering::Acquire) >> self.spread.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_frontier(&self, frontier: u32) {
-        self.frontier.store(frontier, Ordering::Release);
+        self.frontier.store(frontier << self.spread.load(Ordering::Relaxed), Ordering::Release);
     }
 
     /// Address of the first slab descriptor.
@@ -240,31 +242,52 @@ impl Region {
         self.free_bits.load(Ordering::Relaxed)
     }
 
-    /// The slot whose chunk starts exactly at `address`, if there is one below the frontier.
+    /// Where the state byte of the slot lies whose chunk starts exactly at `address`, in bytes from `states`, if there is one
+    /// below the frontier. `None`, or a place between two state bytes, for other addresses.
     #[inline(always)]
-    pub(crate) fn slot_at(&self, address: usize) -> Option<SlotIndex> {
+    fn place_of_state(&self, address: usize) -> Option<usize> {
         // First: what is read after it is what the region was opened with.
-        let frontier = self.frontier();
+        let frontier = self.frontier.load(Ordering::Acquire);
         let distance = address.wrapping_sub(self.first.load(Ordering::Relaxed)) as u64;
-        let quotient = distance
+        // The rotation stops short of the quotient by what it would be shifted to the left again.
+        let place = distance
             .wrapping_mul(self.inverse.load(Ordering::Relaxed))
             .rotate_right(u32::from(self.rotation.load(Ordering::Relaxed)));
-        if quotient >= u64::from(frontier) {
-            return None;
-        }
-        Some(SlotIndex(quotient as u32))
+        (place < u64::from(frontier)).then_some(place as usize)
+    }
+
+    /// The state byte of the slot whose chunk starts exactly at `address`, if there is one below the frontier.
+    ///
+    /// For other addresses perhaps a byte that is no slot's: those are never written, and so not [`state::LIVE`].
+    #[inline(always)]
+    pub(crate) fn state_at(&self, address: usize) -> Option<&AtomicU8> {
+        self.place_of_state(address).map(|place| self.state_at_place(place))
+    }
+
+    #[inline(always)]
+    fn state_at_place(&self, place: usize) -> &AtomicU8 {
+        // SAFETY: the state bytes up to and including the frontier are mapped as long as the heap
+        // lives, and are only ever used as atomics.
+        unsafe { &*core::ptr::with_exposed_provenance(self.states.load(Ordering::Relaxed) + place) }
+    }
+
+    /// The slot whose state byte this is.
+    #[inline(always)]
+    pub(crate) fn index_of(&self, state: &AtomicU8) -> SlotIndex {
+        let place = core::ptr::from_ref(state).addr() - self.states.load(Ordering::Relaxed);
+        SlotIndex((place >> self.spread.load(Ordering::Relaxed)) as u32)
     }
 
     /// The slot of a chunk that the allocator itself put away, so that its address is known to be right.
     #[inline(always)]
     pub(crate) fn own_slot(&self, address: usize) -> Slot<'_> {
         let distance = address.wrapping_sub(self.first.load(Ordering::Relaxed)) as u64;
-        let quotient = distance
+        let place = distance
             .wrapping_mul(self.inverse.load(Ordering::Relaxed))
             .rotate_right(u32::from(self.rotation.load(Ordering::Relaxed)));
-        debug_assert!(quotient < u64::from(self.frontier()));
-        let index = SlotIndex(quotient as u32);
-        Slot { index, state: self.state(index) }
+        debug_assert!(place < u64::from(self.frontier.load(Ordering::Relaxed)));
+        let state = self.state_at_place(place as usize);
+        Slot { index: self.index_of(state), state }
     }
 
     /// The slot whose user area contains `address`, by ordinary division.
@@ -293,17 +316,13 @@ impl Region {
     #[inline(always)]
     pub(crate) fn state(&self, index: SlotIndex) -> &AtomicU8 {
         // Wrapping, though it never does: spares a mask.
-        let offset = (index.0 as usize).wrapping_shl(u32::from(self.spread.load(Ordering::Relaxed)));
-        let address = self.states.load(Ordering::Relaxed) + offset;
-        // SAFETY: the state bytes up to and including the frontier are mapped as long as the heap
-        // lives, and are only ever used as atomics.
-        unsafe { &*core::ptr::with_exposed_provenance(address) }
+        self.state_at_place((index.0 as usize).wrapping_shl(u32::from(self.spread.load(Ordering::Relaxed))))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Region, Tables};
+    use super::{Region, SlotIndex, Tables};
     use crate::size_class::{CLASSES, ClassId};
     use proptest::prelude::*;
 
@@ -318,13 +337,20 @@ mod tests {
         region
     }
 
+    /// Whether a byte among the state bytes is not one.
+    fn is_nobodys(region: &Region, byte: &super::AtomicU8) -> bool {
+        !core::ptr::eq(region.state(region.index_of(byte)), byte)
+    }
+
     proptest! {
         #[test]
         fn every_slot_start_is_found(class in 0_usize..CLASSES, index in 0_u32..1 << 20) {
             let class = ClassId::new(class).expect("in range");
             let region = region(class);
             let address = FIRST + index as usize * class.stride();
-            prop_assert_eq!(region.slot_at(address).map(|index| index.0), Some(index));
+            let state = region.state(SlotIndex(index));
+            prop_assert_eq!(region.state_at(address).map(core::ptr::from_ref), Some(core::ptr::from_ref(state)));
+            prop_assert_eq!(region.index_of(state), SlotIndex(index));
         }
 
         #[test]
@@ -333,7 +359,8 @@ mod tests {
             let inside = 1 + inside % (class.stride() - 1);
             let region = region(class);
             let address = FIRST + index as usize * class.stride() + inside;
-            prop_assert!(region.slot_at(address).is_none());
+            // What may be found there is no slot's.
+            prop_assert!(region.state_at(address).is_none_or(|state| is_nobodys(&region, state)));
         }
 
         #[test]
@@ -341,7 +368,7 @@ mod tests {
             let class = ClassId::new(class).expect("in range");
             let region = region(class);
             prop_assume!(address.wrapping_sub(FIRST) >= class.stride() << 20);
-            prop_assert!(region.slot_at(address).is_none());
+            prop_assert!(region.state_at(address).is_none_or(|state| is_nobodys(&region, state)));
         }
     }
 }
