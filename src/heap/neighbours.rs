@@ -16,8 +16,24 @@ use crate::size_class::ClassId;
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
 
-/// How often a suspicion is looked at again.
+/// How often a suspicion is looked at again: whoever is just changing what was seen needs no more time than that. Half of the
+/// looks give the processor away, which takes long where many wait for it; so looks must not be nested.
 const LOOKS: usize = 200;
+
+/// Repeats a look until all is in order, or it has been wrong so often that it is not for another thread's being at it.
+fn look_again(mut look: impl FnMut() -> Result<(), Violation>) -> Result<(), Violation> {
+    let mut outcome = look();
+    for number in 1..LOOKS {
+        if outcome.is_ok() {
+            return outcome;
+        }
+        if number > LOOKS / 2 {
+            process::yield_now();
+        }
+        outcome = look();
+    }
+    outcome
+}
 
 impl Core {
     /// Whether a slot's header is one of ours, in whatever state.
@@ -43,18 +59,23 @@ impl Core {
         fields: Fields,
         operation: Operation,
     ) -> Result<(), Violation> {
-        let next = start + class.stride();
-        let header = checksum::read(next);
-        if self.seal.expected(next, header.fields()) == header.checksum() {
+        if self.is_next_in_order(class, start) {
             return Ok(());
         }
-        self.look_again_at_next_header(region, index, class, start, fields, operation)
+        look_again(|| self.look_at_next_header(region, index, class, start, fields, operation))
     }
 
-    /// The same for a header that is not in order at the first look: blank perhaps, or just being written.
+    #[inline(always)]
+    fn is_next_in_order(&self, class: ClassId, start: usize) -> bool {
+        let next = start + class.stride();
+        let header = checksum::read(next);
+        self.seal.expected(next, header.fields()) == header.checksum()
+    }
+
+    /// The same, once, for a header that was not in order at a first look: blank perhaps, or just being written.
     #[cold]
     #[inline(never)]
-    fn look_again_at_next_header(
+    fn look_at_next_header(
         &self,
         region: &Region,
         index: SlotIndex,
@@ -64,22 +85,14 @@ impl Core {
         operation: Operation,
     ) -> Result<(), Violation> {
         let next = start + class.stride();
-        let mut header = checksum::read(next);
-        for look in 0..LOOKS {
-            header = checksum::read(next);
-            let sealed = self.seal.expected(next, header.fields()) == header.checksum();
-            // The pages of released and of never used slots are zero.
-            let blank =
-                header.0 == 0 && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
-            if sealed || blank {
-                return Ok(());
-            }
-            if look > LOOKS / 2 {
-                process::yield_now();
-            }
+        let header = checksum::read(next);
+        let expected = self.seal.expected(next, header.fields());
+        // The pages of released and of never used slots are zero.
+        let blank = header.0 == 0 && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
+        if expected == header.checksum() || blank {
+            return Ok(());
         }
         let chunk = over_aligned(start, fields);
-        let expected = self.seal.expected(next, header.fields());
         if operation == Operation::Check && header.fields().has_valid_marker() {
             // An overflow from below hits the lowest byte first, and that is in order: so the damage came from above, by an
             // underflow of the chunk behind.
@@ -155,20 +168,13 @@ impl Core {
     ) -> Result<(), Violation> {
         let start = region.chunk(index, class.stride());
         let slot = Slot { index, state: region.state(index) };
-        let mut outcome = Ok(());
-        for look in 0..LOOKS {
-            if !state::is_live(slot.state.load(Ordering::Acquire)) {
-                return Ok(());
+        look_again(|| {
+            if state::is_live(slot.state.load(Ordering::Acquire)) {
+                self.look_at(region, class, slot, start, operation)
+            } else {
+                Ok(())
             }
-            outcome = self.look_at(region, class, slot, start, operation);
-            if outcome.is_ok() {
-                return outcome;
-            }
-            if look > LOOKS / 2 {
-                process::yield_now();
-            }
-        }
-        outcome
+        })
     }
 
     fn look_at(
@@ -187,8 +193,9 @@ impl Core {
         }
         let small = Small { region, class, slot, start, fields };
         self.verify_canaries(&small, header, operation)?;
-        if small.end() == class.capacity() {
-            self.check_next_header(region, slot.index, class, start, fields, operation)?;
+        // Once: the caller looks again at all of it.
+        if small.end() == class.capacity() && !self.is_next_in_order(class, start) {
+            self.look_at_next_header(region, slot.index, class, start, fields, operation)?;
         }
         Ok(())
     }
