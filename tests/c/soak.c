@@ -1,20 +1,16 @@
-/* Churns for argv[1] seconds with a live heap whose size swings about the same mean: small, medium and large
-   chunks, threads that come and go, chunks freed by other threads. Prints resident KiB and mappings after the
-   first half of the time and at the end, then commits the bug that argv[2] names. */
+/* Churns for argv[1] seconds with a live heap whose size swings about the same mean: small, medium and large chunks, threads
+   that come and go, chunks freed by other threads. Stops argv[2] times on the way: prints resident KiB, mappings, and how many
+   of the planted bugs were noticed, of how many. Then commits the bug that argv[3] names itself. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
+
+#include "soak_bugs.h"
 
 enum { CREW = 4, SHARED = 20000 };
 
 static _Atomic(char *) shared[SHARED];
-static atomic_int stop;
-static void (*volatile release)(void *) = free;
 
 static size_t draw_size(uint32_t state) {
     if (state % 4096 == 0)
@@ -24,7 +20,7 @@ static size_t draw_size(uint32_t state) {
 
 static void *churn(void *seed) {
     uint32_t state = (uint32_t)(uintptr_t)seed * 2654435761u;
-    for (int round = 0; round < 300000 && !atomic_load(&stop); round++) {
+    for (int round = 0; round < 300000; round++) {
         state = state * 1664525 + 1013904223;
         size_t size = draw_size(state >> 8) + 1;
         char *chunk = malloc(size);
@@ -73,23 +69,20 @@ static void run_for(double seconds) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3)
+    if (argc != 4)
         return 2;
     double seconds = atof(argv[1]);
-    long resident = 0, mappings = 0;
-    run_for(seconds / 2);
-    count(&resident, &mappings);
-    printf("%ld %ld\n", resident, mappings);
-    run_for(seconds / 2);
-    count(&resident, &mappings);
-    printf("%ld %ld\n", resident, mappings);
-    fflush(stdout);
-    char *chunk = malloc(24);
-    if (strcmp(argv[2], "overflow") == 0)
-        chunk[24] = 'x';
-    if (strcmp(argv[2], "double free") == 0)
-        release(chunk);
-    release(chunk);
+    int stops = atoi(argv[2]);
+    for (int i = 0; i < stops; i++) {
+        long resident = 0, mappings = 0;
+        run_for(seconds / stops);
+        count(&resident, &mappings);
+        printf("%ld %ld %d of %d\n", resident, mappings, noticed_bugs(), BUGS);
+        fflush(stdout);
+    }
+    for (int i = 0; i < BUGS; i++)
+        if (strcmp(bugs[i].name, argv[3]) == 0)
+            bugs[i].commit();
     puts("nothing was noticed");
     return 0;
 }
