@@ -6,15 +6,12 @@
 
 #include "soak_bugs.h"
 
-static const char *orders, *answers;
+static int from = -1;
+static FILE *to;
 
 static void *obey(void *unused) {
-    (void)unused;
-    int from = open(orders, O_RDWR | O_CLOEXEC);
-    FILE *to = fopen(answers, "ae");
     char order;
-    if (from < 0 || !to)
-        abort();
+    (void)unused;
     while (read(from, &order, 1) == 1) {
         if (order == 'd')
             double_free();
@@ -27,12 +24,16 @@ static void *obey(void *unused) {
 __attribute__((constructor)) static void start(void) {
     sigset_t all, before;
     pthread_t thread;
-    orders = getenv("SOAK_ORDERS");
-    answers = getenv("SOAK_ANSWERS");
+    const char *orders = getenv("SOAK_ORDERS"), *answers = getenv("SOAK_ANSWERS");
+    if (!orders || !answers)
+        abort();
+    /* Here, because the server will write its title over the environment. */
+    from = open(orders, O_RDWR | O_CLOEXEC);
+    to = fopen(answers, "ae");
     /* The server's signals are for its own threads. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    if (!orders || !answers || pthread_create(&thread, NULL, obey, NULL) != 0)
+    if (from < 0 || !to || pthread_create(&thread, NULL, obey, NULL) != 0)
         abort();
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
