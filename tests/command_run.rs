@@ -1,4 +1,4 @@
-//! `testudo run` is the program: it takes its signals, stops and ends as it does, and explains what was found.
+//! `testudo run` is the program: it ends as it does, and explains what was found. Its signals are in `command_signals.rs`.
 
 #[path = "support/real.rs"]
 #[allow(dead_code, reason = "each test binary uses its part of it")]
@@ -6,11 +6,10 @@ mod real;
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -113,22 +112,6 @@ fn nothing_is_explained_where_that_is_not_wanted() {
 }
 
 #[test]
-fn with_exec_the_program_has_the_commands_number() {
-    let folder = real::folder();
-    let mut command = real::command(&command(), folder.path(), None);
-    let mut child = command
-        .args(["run", "--exec", "--", "bash", "-c", "echo $$"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the command starts");
-    let mut said = String::new();
-    child.stdout.take().expect("a pipe").read_to_string(&mut said).expect("text");
-    let status = child.wait().expect("an end");
-    assert!(status.success(), "{status}");
-    assert_eq!(said.trim(), child.id().to_string());
-}
-
-#[test]
 fn nothing_is_open_in_the_program_that_was_not_open_before() {
     let open = |prefix: &[&str]| {
         let words = [prefix, &["ls", "/proc/self/fd"]].concat();
@@ -139,96 +122,6 @@ fn nothing_is_open_in_the_program_that_was_not_open_before() {
     };
     let command = command().display().to_string();
     assert_eq!(open(&[]), open(&[&command, "run", "--"]));
-}
-
-/// A program that says when it is ready, and what reaches it.
-fn waiting(body: &str) -> (TempDir, Child, BufReader<std::process::ChildStdout>) {
-    let folder = real::folder();
-    let script = format!("{body}\necho ready\nwhile :; do sleep 0.05; done");
-    let mut command = real::command(&command(), folder.path(), None);
-    command.args(["run", "--", "bash", "-c", &script]).stdout(Stdio::piped());
-    let mut child = real::start(&mut command);
-    let mut said = BufReader::new(child.stdout.take().expect("a pipe"));
-    assert_eq!(line(&mut said), "ready");
-    (folder, child, said)
-}
-
-fn line(from: &mut impl BufRead) -> String {
-    let mut line = String::new();
-    from.read_line(&mut line).expect("text");
-    line.trim_end().to_owned()
-}
-
-fn send(child: &Child, signal: i32) {
-    let number = i32::try_from(child.id()).expect("a process number");
-    // SAFETY: touches no memory; the child has not been waited for.
-    assert_eq!(unsafe { libc::kill(number, signal) }, 0);
-}
-
-#[test]
-fn a_signal_sent_to_the_command_reaches_the_program() {
-    for (signal, name) in [
-        (libc::SIGTERM, "TERM"),
-        (libc::SIGINT, "INT"),
-        (libc::SIGHUP, "HUP"),
-        (libc::SIGUSR1, "USR1"),
-        (libc::SIGUSR2, "USR2"),
-        (libc::SIGRTMIN() + 3, "RTMIN+3"),
-    ] {
-        let (_folder, mut child, mut said) = waiting(&format!("trap 'echo got it; exit 7' {name}"));
-        send(&child, signal);
-        assert_eq!(line(&mut said), "got it", "{name}");
-        assert_eq!(child.wait().expect("an end").code(), Some(7), "{name}");
-    }
-}
-
-#[test]
-fn a_signal_that_the_program_does_not_handle_ends_both() {
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1] {
-        let (_folder, mut child, mut said) = waiting(":");
-        send(&child, signal);
-        assert_eq!(child.wait().expect("an end").signal(), Some(signal));
-        assert_eq!(line(&mut said), "", "the program lives on");
-    }
-}
-
-#[test]
-fn a_program_whose_command_is_killed_ends_too() {
-    let (_folder, mut child, mut said) = waiting(":");
-    send(&child, libc::SIGKILL);
-    assert_eq!(child.wait().expect("an end").signal(), Some(libc::SIGKILL));
-    assert_eq!(line(&mut said), "", "the program lives on");
-}
-
-#[test]
-fn a_program_that_stops_is_stopped_and_continued_with_the_command() {
-    let (_folder, mut child, mut said) = waiting("trap 'echo got it; exit 7' TERM");
-    let number = i32::try_from(child.id()).expect("a process number");
-    send(&child, libc::SIGTSTP);
-    let mut status = 0;
-    // SAFETY: a valid place; the child is this process's own.
-    assert_eq!(unsafe { libc::waitpid(number, &raw mut status, libc::WUNTRACED) }, number);
-    assert!(libc::WIFSTOPPED(status), "{status:#x}");
-    send(&child, libc::SIGCONT);
-    send(&child, libc::SIGTERM);
-    assert_eq!(line(&mut said), "got it");
-    assert_eq!(child.wait().expect("an end").code(), Some(7));
-}
-
-#[test]
-fn ignored_and_blocked_signals_are_as_without_the_command() {
-    let state = |prefix: &[&str]| {
-        let command = command().display().to_string();
-        let words: Vec<&str> = prefix.iter().map(|&word| if word == "testudo" { &command } else { word }).collect();
-        let script =
-            format!("trap '' PIPE HUP CHLD; exec {} grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status", words.join(" "));
-        let folder = real::folder();
-        let ended = real::to_the_end(real::command(Path::new("/bin/bash"), folder.path(), None).args(["-c", &script]));
-        assert!(ended.status.success(), "{ended:?}");
-        ended.out()
-    };
-    assert_eq!(state(&[]), state(&["testudo", "run", "--"]));
-    assert_eq!(state(&[]), state(&["testudo", "run", "--exec", "--"]));
 }
 
 /// The one line of a refusal.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -151,7 +151,7 @@ pub fn installed(programs: &[&str]) -> bool {
 }
 
 /// A command whose environment says only what makes programs repeat themselves, and, with
-/// `options`, to run under testudo.
+/// `options`, to run under testudo. Signals do what they do by default.
 pub fn command(program: &Path, home: &Path, options: Option<&str>) -> Command {
     let mut command = Command::new(program);
     command
@@ -166,7 +166,19 @@ pub fn command(program: &Path, home: &Path, options: Option<&str>) -> Command {
     if let Some(options) = options {
         command.env("LD_PRELOAD", support::libtestudo()).env("TESTUDO_OPTIONS", options);
     }
+    // SAFETY: only calls that are allowed between fork and exec.
+    unsafe { command.pre_exec(reset_signals) };
     command
+}
+
+/// Under `nohup`, and in the background of a script, this process was started with signals ignored, and what it starts would
+/// inherit that: a shell could not even set a trap for them.
+fn reset_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: touches no memory. SIGKILL, SIGSTOP and what the C library keeps for itself are refused.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(())
 }
 
 /// Compiles a C or C++ program (or with `-shared` a library) of `tests/` to `folder/name`.

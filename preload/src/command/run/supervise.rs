@@ -239,11 +239,16 @@ fn look_at_children(child: i32) -> Option<Ended> {
 
 /// Stops this process too, so that the shell sees its job stopped; returns when it is continued.
 fn stop_by(signal: i32) {
+    // Ignored from the start, perhaps, but not by the program.
+    let before = set_action(signal, libc::SIG_DFL);
     // SAFETY: touches no memory.
     unsafe { libc::raise(signal) };
     let one = signals(&[signal]);
     change_mask(libc::SIG_UNBLOCK, &one);
     change_mask(libc::SIG_BLOCK, &one);
+    if before != libc::SIG_ERR {
+        set_action(signal, before);
+    }
 }
 
 /// Ends this process as the program was ended. The core is the program's, there is no second one.
