@@ -5,6 +5,7 @@
 //! the scripts do much more, and adds those that take long or need large packages.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -29,6 +30,7 @@ fn run(script: &str, profile: Option<&str>) -> String {
     let tools = Path::new(env!("CARGO")).parent().expect("cargo is in a folder");
     command
         .env("PATH", format!("{}:{}", tools.display(), real::search_path()))
+        .env("PERL_TESTS", support::root().join("target/tools/perl-5.36.0"))
         .env("LENGTH", if support::nightly() { "nightly" } else { "ci" })
         .arg(script);
     let deadline = if support::nightly() { Duration::from_secs(3 * 3600) } else { real::DEADLINE };
@@ -129,6 +131,21 @@ fn python_passes_its_own_tests() {
         return real::say_skipped("python's tests are not installed");
     }
     same_with_and_without("python.sh", &["python3"]);
+}
+
+/// Perl's core tests come in no package of programs: `.ci/run` fetches them, and nightly runs do.
+#[test]
+fn perl_passes_its_own_core_tests() {
+    let tests = support::root().join("target/tools/perl-5.36.0");
+    if support::nightly() && !tests.exists() {
+        let script = support::root().join("tests/other_programs/perl_source.py");
+        let ended = real::to_the_end(Command::new("python3").arg(script).arg(&tests));
+        assert!(ended.status.success(), "{ended:?}");
+    }
+    if !tests.exists() || !Path::new("/usr/share/perl/5.36.0").exists() {
+        return real::say_skipped("perl's tests are not here, or another perl than 5.36.0 is");
+    }
+    same_with_and_without("perl.sh", &["perl"]);
 }
 
 #[test]
