@@ -37,6 +37,7 @@ mod free_lists {
         tcache_poisoning_past_safe_linking: "safe_linked_poisoning", both, [SMALL => WRITTEN];
         byte_swapped_links: "byte_swapped_poisoning", both, [SMALL => WRITTEN];
         compacted_links: "compacted_poisoning", both, [SMALL => WRITTEN];
+        house_of_roman: "house_of_roman", both, [SMALL => WRITTEN];
         unsorted_bin_attack: "unsorted_bin_attack", both, [SMALL => WRITTEN];
         house_of_lore: "house_of_lore", both, [SMALL => WRITTEN];
         large_bin_attack: "large_bin_attack", both, [ROOMY => WRITTEN];
@@ -101,6 +102,7 @@ mod mappings {
         larger_size_then_realloc: "larger_size_then_realloc", both, [LARGE => HEADER];
         larger_size_then_usable_size: "larger_size_then_usable_size", both, [LARGE => HEADER];
         front_of_an_earlier_life: "front_of_an_earlier_life", observed, [&[300_000, 1_000_000] => Must::Pass];
+        poisoning_of_kept_mappings: "poisoning_of_kept_mappings", observed, [&[300_000, 1_000_000] => Must::Pass];
         fake_front_inside: "fake_front_inside", both, [LARGE => INVALID];
         behind_what_was_cut_off: "behind_what_was_cut_off", both, [LARGE => Must::Fault];
     }
@@ -131,6 +133,8 @@ mod confusion {
         usable_size_of_an_over_aligned_slot: "usable_size_over_aligned_slot", both, [ALIGNED => INVALID_USABLE];
         free_aligned_sized_of_an_over_aligned_slot:
             "free_aligned_sized_over_aligned_slot", both, [ALIGNED => INVALID];
+        pages_of_one_size_never_hold_another:
+            "pages_of_another_size", observed, [&[24, 100, 1000, 20_000] => Must::Pass];
         a_size_that_is_wrong_beyond_the_headers_bits:
             "size_beyond_the_header", both, [ANY => Must::Abort(&["wrong size"])];
         an_alignment_that_is_wrong_beyond_the_headers_bits:
@@ -157,5 +161,6 @@ mod races {
             "free_against_resizing_in_place", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
         growing_against_growing: "growing_against_growing", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
         resizing_in_place_twice: "resizing_in_place_twice", both, [SIZES => TWICE_AT_ONCE, MAPPED => TWICE_OR_LONG_AGO];
+        a_zero_sized_chunk_twice_at_once: "zero_sized_twice_at_once", both, [&[0] => TWICE];
     }
 }

@@ -369,7 +369,7 @@ fn dropping_a_heap_gives_everything_back() {
         text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages")
     };
     let before = resident();
-    for _ in 0..20 {
+    for _ in 0..100 {
         let heap = heap(Options::DEFAULT);
         for size in [100, 5000, 1 << 20] {
             for _ in 0..20 {
@@ -379,7 +379,8 @@ fn dropping_a_heap_gives_everything_back() {
             }
         }
     }
-    assert!(resident() < before + 5000, "{before} pages before, {} after", resident());
+    // A twentieth of what there was in all; other tests of this process have some at the same time.
+    assert!(resident() < before + 25_000, "{before} pages before, {} after", resident());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Child;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -16,6 +17,11 @@ mod support;
 
 fn length() -> Duration {
     Duration::from_secs(if support::nightly() { 3600 } else { 30 })
+}
+
+/// After this long something counts as hung.
+fn patience() -> Duration {
+    length() * 3 + real::DEADLINE
 }
 
 /// How often it is looked at on the way.
@@ -57,7 +63,7 @@ fn churns_and_reports(profile: &str, bug: &str, report: &str) {
     let program = real::compile("c/soak.c", folder.path(), "program", &[]);
     let mut command = real::command(&program, folder.path(), Some(&format!("profile={profile}")));
     command.args([&length().as_secs().to_string(), &stops().to_string(), bug]);
-    let ended = real::to_the_end_within(&mut command, length() * 3 + real::DEADLINE);
+    let ended = real::to_the_end_within(&mut command, patience());
     let seen: Vec<Stop> = ended
         .out()
         .lines()
@@ -94,14 +100,32 @@ fn footprint(process: u32) -> Stop {
     Stop { resident_kib, mappings: maps.lines().count() as u64 }
 }
 
+/// Ended with the test, however that ends.
+struct Server(Option<Child>);
+
+impl Server {
+    fn id(&self) -> u32 {
+        self.0.as_ref().expect("it runs").id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// Waits for what comes some time.
 fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let patience = Instant::now();
+    let started = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(patience.elapsed() < real::DEADLINE, "{what}");
+        assert!(started.elapsed() < patience(), "{what}");
         thread::sleep(Duration::from_millis(100));
     }
 }
@@ -137,7 +161,7 @@ fn a_server_under_changing_traffic_does_not_grow_and_notices_planted_bugs() {
     command.args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--crash-log-enabled", "no"]);
     command.args(["--maxmemory", "60mb", "--maxmemory-policy", "allkeys-random"]);
     command.stdout(log.try_clone().expect("a duplicate")).stderr(log);
-    let server = real::start(&mut command);
+    let mut server = Server(Some(real::start(&mut command)));
     let answers = |args: &[&str]| real::to_the_end(program("redis-cli", None).args(["-p", &port]).args(args));
     await_some("redis-server does not answer", || (answers(&["PING"]).out() == "PONG\n").then_some(()));
     let order = |what: &str| {
@@ -149,7 +173,8 @@ fn a_server_under_changing_traffic_does_not_grow_and_notices_planted_bugs() {
             let requests = if size.len() > 4 { "300" } else { "20000" };
             let mut client = program("redis-benchmark", None);
             client.args(["-p", &port, "-q", "-n", requests, "-r", "100000", "-P", "8", "-d", size]);
-            let ended = real::to_the_end(client.args(["-t", "set,get,lpush,lpop,hset"]));
+            client.args(["-t", "set,get,lpush,lpop,hset"]);
+            let ended = real::to_the_end_within(&mut client, patience());
             assert!(ended.status.success(), "{ended:?}");
         }
         // A child that writes all data to a file.
@@ -169,9 +194,10 @@ fn a_server_under_changing_traffic_does_not_grow_and_notices_planted_bugs() {
         order("c");
         let noticed = await_some("the library does not answer", || answer(&in_folder("answers"), seen.len() - 1));
         assert_all_noticed("redis-server", &noticed);
+        println!("redis-server after {:?}: {:?}, noticed {}", started.elapsed(), seen.last(), noticed.trim());
     }
     order("d");
-    let status = real::end_of(server, &command);
+    let status = real::end_of(server.0.take().expect("it runs"), &command);
     let log = fs::read_to_string(in_folder("log")).expect("the log");
     let reports: Vec<_> = log.lines().filter(|line| line.starts_with("testudo: ")).collect();
     assert!(status.signal() == Some(libc::SIGABRT) && reports.len() == 1, "{status}: {log}");

@@ -99,6 +99,41 @@ static void start_of_an_over_aligned_slot_as_such(struct trial t) {
     if (t.bug) missed();
 }
 
+static int by_address(const void *a, const void *b) {
+    uintptr_t one = *(const uintptr_t *)a, other = *(const uintptr_t *)b;
+    return (one > other) - (one < other);
+}
+
+/* Whole pages of one size are freed and given back, so that another size may get them: a dangling pointer would then point
+ * into an object of another type, which no placement within one class could prevent. */
+static void pages_of_another_size(struct trial t) {
+    enum { MOST = 20000 };
+    static uintptr_t freed[MOST];
+    static void *held[MOST];
+    size_t count = enough(t.size, 16 << 20, 200, MOST);
+    for (size_t i = 0; i < count; i++) freed[i] = (uintptr_t)(held[i] = malloc(t.size));
+    for (size_t i = 0; i < count; i++) free(held[i]);
+    malloc_trim(0);
+    qsort(freed, count, sizeof *freed, by_address);
+    size_t sizes[] = {t.size * 3, t.size / 3, t.size * 20, 300000};
+    for (int which = 0; which < 4; which++) {
+        size_t size = sizes[which], number = enough(size, 16 << 20, 50, MOST);
+        for (size_t i = 0; i < number; i++) {
+            uintptr_t start = (uintptr_t)(held[i] = malloc(size));
+            size_t low = 0, high = count;
+            while (low < high) {
+                size_t middle = (low + high) / 2;
+                if (freed[middle] < start) low = middle + 1;
+                else high = middle;
+            }
+            /* The first one that was freed there or behind it. */
+            if (low < count && freed[low] < start + size) broken("a chunk lies where one of another size was");
+            if (low > 0 && freed[low - 1] + t.size > start) broken("a chunk lies where one of another size was");
+        }
+        for (size_t i = 0; i < number; i++) free(held[i]);
+    }
+}
+
 /* A header has room for sizes of 20 bits: a size that is wrong only above them is wrong. */
 static void size_beyond_the_header(struct trial t) {
     if (!free_sized) moot();
@@ -143,6 +178,7 @@ const struct attack attacks[] = {
     {"zero_sized_twice", zero_sized_twice_with_traffic, FREE},
     EACH_OPERATION("over_aligned_slot", start_of_an_over_aligned_slot, 256),
     {"free_aligned_sized_over_aligned_slot", start_of_an_over_aligned_slot_as_such, 0, 256},
+    {"pages_of_another_size", pages_of_another_size},
     {"size_beyond_the_header", size_beyond_the_header},
     {"alignment_beyond_the_header", alignment_beyond_the_header},
     {"alignment_that_is_no_power_of_two", alignment_that_is_no_power_of_two},

@@ -4,6 +4,8 @@
 #include "driver.h"
 
 #include <malloc.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,6 +87,44 @@ static void front_of_an_earlier_life(struct trial t) {
     broken("the front of another chunk passed");
 }
 
+static sigjmp_buf back;
+
+static void after_a_fault(int number) {
+    siglongjmp(back, number);
+}
+
+/* Writes to a freed chunk: true where that did not fault. */
+static bool stale_write(char *place, uint64_t value) {
+    if (sigsetjmp(back, 1)) return false;
+    *(volatile uint64_t *)place = value;
+    return true;
+}
+
+/* A hot loop makes the allocator keep freed mappings for those who come next. What a dangling pointer still reaches of them is
+ * written to, header and all; the next owners must see zeroes, and each a chunk of its own. */
+static void poisoning_of_kept_mappings(struct trial t) {
+    enum { MANY = 150 };
+    static char *chunks[MANY], *next[40];
+    struct sigaction before, action = {.sa_handler = after_a_fault};
+    for (int i = 0; i < MANY; i++) fill(chunks[i] = malloc(t.size), 0x53, 4096 * 3);
+    for (int i = 0; i < MANY; i++) free(chunks[i]);
+    sigaction(SIGSEGV, &action, &before);
+    for (int i = 0; i < MANY; i++)
+        for (long at = -32; at < 4096 * 3; at += at < 64 ? 8 : 4096) stale_write(chunks[i] + at, (uint64_t)&target[8]);
+    sigaction(SIGSEGV, &before, NULL);
+    for (int i = 0; i < 40; i++) {
+        next[i] = malloc(t.size);
+        if (!only(next[i], 0, t.size)) broken("a new chunk holds what was written to a freed one");
+        if (malloc_usable_size(next[i]) != t.size) broken("a forged size was believed");
+        fill(next[i], i + 1, t.size);
+    }
+    for (int i = 0; i < 40; i++) {
+        if (!only(next[i], i + 1, t.size)) broken("two chunks overlap");
+        free(next[i]);
+    }
+    target_must_be_untouched();
+}
+
 /* Frees what lies inside a large chunk behind a copy of its own front. */
 static void fake_front_inside(struct trial t) {
     char *p = chunk(t.size);
@@ -122,6 +162,7 @@ const struct attack attacks[] = {
     {"larger_size_then_realloc", larger_size, REALLOC},
     {"larger_size_then_usable_size", larger_size, USABLE_SIZE},
     {"front_of_an_earlier_life", front_of_an_earlier_life},
+    {"poisoning_of_kept_mappings", poisoning_of_kept_mappings},
     {"fake_front_inside", fake_front_inside},
     {"behind_what_was_cut_off", behind_what_was_cut_off},
     {0},

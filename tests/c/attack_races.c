@@ -62,6 +62,25 @@ static void *racer(void *who) {
     return NULL;
 }
 
+static void *free_of_no_bytes(void *who) {
+    meet(&race.started);
+    if ((uintptr_t)who == 1 || race.t.bug) free(race.chunk);
+    return NULL;
+}
+
+/* A chunk of no bytes has no contents to look at: the later free must not pass. */
+static void zero_sized_twice_at_once(struct trial t) {
+    race.t = t;
+    race.chunk = malloc(0);
+    note_subject(race.chunk);
+    at_the_bug();
+    pthread_t other;
+    if (pthread_create(&other, NULL, free_of_no_bytes, (void *)2)) broken("no thread");
+    free_of_no_bytes((void *)1);
+    pthread_join(other, NULL);
+    if (t.bug) missed();
+}
+
 static void realloc_races(struct trial t) {
     settle(t.size);
     race.t = t;
@@ -87,5 +106,6 @@ const struct attack attacks[] = {
     {"free_against_resizing_in_place", realloc_races, 0, FREE, 97},
     {"growing_against_growing", realloc_races, 0, REALLOC, 300},
     {"resizing_in_place_twice", realloc_races, 0, REALLOC, 90},
+    {"zero_sized_twice_at_once", zero_sized_twice_at_once},
     {0},
 };

@@ -28,6 +28,13 @@ impl Root {
             return None;
         }
         let root = Self { folder: real::folder() };
+        // In a container root may not mount.
+        fs::create_dir(root.path().join("proc")).expect("a folder");
+        let probe = ["--mount", "--", "/bin/sh", "-c", "mount -t proc proc \"$0/proc\""];
+        if !real::to_the_end(Command::new("unshare").args(probe).arg(root.path())).status.success() {
+            real::say_skipped("root may not mount anything here");
+            return None;
+        }
         for place in ["etc", "proc", "tmp", "usr/bin", "usr/lib/x86_64-linux-gnu", "usr/lib64"] {
             fs::create_dir_all(root.path().join(place)).expect("a folder");
         }

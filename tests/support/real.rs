@@ -150,6 +150,24 @@ pub fn installed(programs: &[&str]) -> bool {
     false
 }
 
+/// Whether a process may trace its child, as debuggers do; some containers forbid it.
+pub fn may_trace() -> bool {
+    let mut command = Command::new("true");
+    // SAFETY: only a call that is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    let Ok(mut stopped) = command.spawn() else {
+        say_skipped("no process may be traced here");
+        return false;
+    };
+    let ended = stopped.kill().and_then(|()| stopped.wait());
+    ended.is_ok()
+}
+
 /// A command whose environment says only what makes programs repeat themselves, and, with
 /// `options`, to run under testudo. Signals do what they do by default.
 pub fn command(program: &Path, home: &Path, options: Option<&str>) -> Command {
