@@ -138,12 +138,17 @@ fn write_report<const BYTES: usize>(text: &mut Text<BYTES>, violation: &Violatio
         Operation::Read => "reading",
         Operation::Write => "writing",
     };
-    writeln!(
+    write!(
         text,
         "  noticed while {operation}, in thread {} of process {}",
         process::thread_number(),
         process::process_number()
     )?;
+    let program = process::Program::of_this_process();
+    if !program.is_empty() {
+        write!(text, " ({program})")?;
+    }
+    text.write_char('\n')?;
     writeln!(text, "  {}", advice(violation.kind, violation.operation))
 }
 

@@ -138,6 +138,12 @@ fn write_line(out: &mut impl Write, violation: &Violation, advice: &str) -> fmt:
         Quoted(operation(violation.operation)),
         violation.address
     )?;
+    let program = process::Program::of_this_process();
+    if !program.is_empty() {
+        let mut name = Text::<16>::new();
+        write!(name, "{program}")?;
+        write!(out, ",\"program\":{}", Quoted(core::str::from_utf8(name.as_bytes()).unwrap_or_default()))?;
+    }
     if let Some(Chunk { size, origin }) = violation.chunk {
         write!(out, ",\"chunk\":{{\"size\":{size}")?;
         if let Some(origin) = origin {

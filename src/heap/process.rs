@@ -379,6 +379,7 @@ fn make_heap(start: &Start) -> &'static Core {
     }
     report::also_to(&core.options.report_path);
     trace::note_sandbox();
+    os_process::note_program();
     if options.heap_profile_signal != 0 {
         profile_signal::serve_from_now_on(core, options.heap_profile_signal);
     }

@@ -1,4 +1,7 @@
-//! `errno`, thread and CPU questions, the raw write to standard error, and the way out.
+//! `errno`, thread, program and CPU questions, the raw write to standard error, and the way out.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Restores the calling thread's `errno` when dropped.
 pub(crate) struct Errno(i32);
@@ -39,6 +42,52 @@ pub(crate) fn thread_number() -> i32 {
 pub(crate) fn process_number() -> i32 {
     // SAFETY: no arguments, cannot fail.
     unsafe { libc::getpid() }
+}
+
+/// The program's name; zero bytes until `note_program` has run.
+static PROGRAM: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Remembers the program's name, for reports: a process that a report speaks of is gone when somebody reads it, and its number
+/// tells nothing. Asked at start, because later the calling thread may have a name of its own, or a sandbox that ends who asks.
+pub(crate) fn note_program() {
+    let _errno = Errno::keep();
+    let mut name = [0_u8; 16];
+    // SAFETY: the kernel writes at most 16 bytes, the last of them zero.
+    if unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) } == 0 {
+        let (first, second) = name.split_at(8);
+        for (place, part) in PROGRAM.iter().zip([first, second]) {
+            place.store(part.try_into().map_or(0, u64::from_ne_bytes), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The program's name, up to 15 bytes as the kernel has it: of a script its own, not its interpreter's.
+#[derive(Clone, Copy)]
+pub(crate) struct Program([u8; 16]);
+
+impl Program {
+    /// The name of this process's program; empty when it is not known.
+    pub(crate) fn of_this_process() -> Self {
+        let mut name = [0; 16];
+        for (out, part) in name.chunks_exact_mut(8).zip(&PROGRAM) {
+            out.copy_from_slice(&part.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        Self(name)
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0[0] == 0
+    }
+}
+
+/// What is no plain letter is a question mark: whoever names a file must not write to the terminal of whoever reads reports.
+impl fmt::Display for Program {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &byte in self.0.iter().take_while(|&&byte| byte != 0) {
+            out.write_char(if byte == b' ' || byte.is_ascii_graphic() { char::from(byte) } else { '?' })?;
+        }
+        Ok(())
+    }
 }
 
 /// The mode of the kernel's sandbox (seccomp) that the thread runs in: 0 is none; negative where that must not be asked.
@@ -140,5 +189,17 @@ pub(crate) fn has_native_vectors() -> bool {
     #[cfg(not(target_arch = "x86_64"))]
     {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Program;
+
+    #[test]
+    fn a_program_s_name_cannot_command_a_terminal() {
+        let program = Program(*b"a b\x1b[2J\xffc\n\0\0\0\0\0\0");
+        assert_eq!((program.to_string().as_str(), program.is_empty()), ("a b?[2J?c?", false));
+        assert!(Program([0; 16]).is_empty());
     }
 }

@@ -70,6 +70,7 @@ pub enum Action {
 /// go to the program, and it ends as the program does. Exits with 127 when there is no such program, with 126 when it
 /// cannot be run protected (not executable, statically linked, set-user-id, no library), with 2 when an option is wrong.
 #[derive(Debug, Args)]
+#[command(override_usage = "testudo run [OPTIONS] -- PROGRAM [ARGUMENTS]...")]
 pub struct Run {
     /// Set of protections
     #[arg(long, value_parser = profile_names())]

@@ -52,7 +52,10 @@ fn locate() -> Result<PathBuf, Refusal> {
     near(&command_folder()).or_else(by_name).ok_or_else(|| {
         Refusal::new(
             CANNOT_RUN,
-            format!("{NAME} is neither beside this command, nor in ../lib, nor where the loader looks; see `testudo help install`"),
+            format!(
+                "{NAME} is neither beside this command, nor in ../lib, nor where the loader looks; \
+                 it comes with the package, and is built by `cargo build --release` beside the command"
+            ),
         )
     })
 }

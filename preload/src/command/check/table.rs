@@ -7,8 +7,9 @@ use crate::version::Version;
 use anstyle::{AnsiColor, Style};
 use std::io::Write;
 
-const TITLE: usize = 50;
-const CELL: usize = 10;
+/// Together no wider than 80 columns for the four profiles.
+const TITLE: usize = 48;
+const CELL: usize = 8;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -55,9 +56,10 @@ impl Table {
         let twins = findings.iter().filter(|finding| finding.twin_stopped.is_none()).count();
         let style = |all: bool| if all { GOOD } else { BAD };
         line!(
-            "\n{DIM}abort: ended with a report   fault: ended in the wrong instruction   holds: what is claimed was seen"
+            "\n{DIM}abort: ended with a report              fault: ended in the wrong instruction\n\
+             holds: what is claimed was seen         -: not promised (see SECURITY.md)\n\
+             each was tried {repeat} ×{DIM:#}\n"
         );
-        line!("-: the profile does not promise it (see SECURITY.md)   each tried {repeat} ×{DIM:#}\n");
         let now = style(kept == promised);
         line!("{now}{kept} of {promised} promises held{now:#}");
         let now = style(twins == findings.len());

@@ -31,7 +31,11 @@ pub fn text(profile: &Profile, symbols: &Symbols, value: usize, top: usize) -> S
         (own_b, below_b).partial_cmp(&(own_a, below_a)).unwrap_or(std::cmp::Ordering::Equal)
     });
     let (name, unit) = VALUES[value];
-    let mut text = format!("{name} of process {}: about {all:.0} {unit}\n\n", profile.process);
+    let sum = match unit {
+        "bytes" => format!("{:.1} MiB", all / f64::from(1 << 20)),
+        _ => format!("{all:.0} chunks"),
+    };
+    let mut text = format!("{name} of process {}: about {sum}\n\n", profile.process);
     let share = |amount: f64| if all > 0.0 { amount / all * 100.0 } else { 0.0 };
     let _ = writeln!(text, "{:>14} {:>6}  {:>14} {:>6}", "by itself", "%", "and below", "%");
     for (name, (own, below)) in rows.iter().take(top) {

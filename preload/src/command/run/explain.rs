@@ -1,6 +1,5 @@
 //! What testudo found, in plain words, and what to do next.
 
-use hardened_heap::Profile;
 use std::fmt::Write;
 
 /// The meaning of one kind of report, by the words that begin it.
@@ -135,10 +134,78 @@ const MEANINGS: &[Meaning] = &[
 /// What begins the first line of every report.
 const MARK: &str = "testudo: ";
 
+/// What was run, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Ran<'a> {
+    /// The program's name as it was given.
+    pub program: &'a str,
+    /// Whether it had arguments.
+    pub arguments: bool,
+    /// The part of the command line in front of `--`, without `--exec` and `--quiet`.
+    pub how: &'a [String],
+    /// Whether every chunk was guarded, as in `fuzz`: then nothing is gained by that profile.
+    pub all_guarded: bool,
+    /// The number of its process.
+    pub process: u32,
+}
+
+/// What one report says.
+struct Report<'a> {
+    /// The words that begin it.
+    what: &'a str,
+    /// Whether the wrong access itself was stopped.
+    at_the_access: bool,
+    /// Number and name of the process, where it says them.
+    process: Option<(u32, &'a str)>,
+}
+
+impl<'a> Report<'a> {
+    /// All that are in a text, in their order.
+    fn all(text: &'a str) -> impl Iterator<Item = Self> {
+        // Each begins with the mark at the start of a line, and has an address in that line.
+        let beginnings = text.match_indices(MARK).filter(|(at, _)| *at == 0 || text[..*at].ends_with('\n'));
+        beginnings.map(|(at, _)| &text[at + MARK.len()..]).filter_map(Self::first)
+    }
+
+    fn first(text: &'a str) -> Option<Self> {
+        let what = text.lines().next().filter(|line| line.contains(" at 0x"))?;
+        let noticed = text.lines().skip(1).take_while(|line| line.starts_with(' '));
+        let noticed = noticed.filter_map(|line| line.trim_start().strip_prefix("noticed while ")).next();
+        let process = noticed.and_then(|line| line.split_once(" of process ")).map(|(_, process)| process);
+        let process = process.and_then(|process| {
+            let (number, name) = process.split_once(' ').unwrap_or((process, ""));
+            let name = name.strip_prefix('(').and_then(|name| name.strip_suffix(')')).unwrap_or("");
+            Some((number.parse().ok()?, name))
+        });
+        let at_the_access = noticed.is_some_and(|line| line.starts_with("reading") || line.starts_with("writing"));
+        Some(Self { what, at_the_access, process })
+    }
+
+    /// Its process, if that is not the program itself but one that it started.
+    fn descendant(&self, ran: Ran<'_>) -> Option<(u32, &'a str)> {
+        self.process.filter(|(number, _)| *number != ran.process)
+    }
+}
+
+/// What profile `fuzz` would add, if anything.
+fn with_guards(report: &Report<'_>, ran: Ran<'_>) -> Option<&'static str> {
+    if ran.all_guarded || report.at_the_access {
+        return None;
+    }
+    match report.what {
+        what if what.starts_with("invalid") => None,
+        what if ["buffer", "corrupted", "write"].iter().any(|word| what.starts_with(word)) => {
+            Some("stops at the wrong access itself")
+        }
+        _ => Some("shows where the block came from, and where it went"),
+    }
+}
+
 /// The explanation, or nothing when there is nothing to explain. `reports` is all that the library wrote, `signal` what
 /// ended the program.
-pub fn explain(program: &str, reports: &str, signal: Option<i32>) -> Option<String> {
-    let mut found = reports.lines().filter_map(|line| line.strip_prefix(MARK)).filter(|line| line.contains(" at 0x"));
+pub fn explain(ran: Ran<'_>, reports: &str, signal: Option<i32>) -> Option<String> {
+    let name = ran.program.rsplit('/').next().unwrap_or(ran.program);
+    let mut found = Report::all(reports);
     let mut text = String::from("\n");
     let Some(first) = found.next() else {
         if !matches!(signal, Some(libc::SIGSEGV | libc::SIGBUS)) {
@@ -146,53 +213,79 @@ pub fn explain(program: &str, reports: &str, signal: Option<i32>) -> Option<Stri
         }
         let _ = writeln!(
             text,
-            "testudo run: {program} touched memory that it may not touch, and was ended in that instruction.\n  \
+            "testudo run: {name} touched memory that it may not touch, and was ended in that instruction.\n  \
              This can be any bad pointer: testudo knows nothing of that address.\n  \
              See where:  {}",
-            debugger(program)
+            debugger(ran)
         );
         return Some(text);
     };
     let others = found.count();
     // The longest: "invalid free" is not to be taken for a longer phrase that begins alike.
     let meaning =
-        MEANINGS.iter().filter(|meaning| first.starts_with(meaning.what)).max_by_key(|meaning| meaning.what.len());
+        MEANINGS.iter().filter(|meaning| first.what.starts_with(meaning.what)).max_by_key(|meaning| meaning.what.len());
+    let who = match first.descendant(ran) {
+        None => name.to_owned(),
+        Some((number, "")) => format!("process {number}, which {name} started,"),
+        Some((number, its_name)) => format!("{its_name} (process {number}, started by {name})"),
+    };
     let _ = writeln!(
         text,
-        "testudo run: {program} {}, and was stopped when that was noticed.",
+        "testudo run: {who} {}, and was stopped when that was noticed.",
         meaning.map_or("broke a rule of the heap", |meaning| meaning.did)
     );
     if let Some(meaning) = meaning {
         let _ = writeln!(text, "  Look for:   {}.", meaning.look_for);
     }
-    let _ = writeln!(text, "  See where:  {}", debugger(program));
-    if Profile::ALL.iter().any(|(name, _)| *name == "fuzz") {
-        let _ = writeln!(
-            text,
-            "              testudo run --profile fuzz -- {program} …    stops at the wrong access itself"
-        );
-    } else {
-        let _ = writeln!(
-            text,
-            "              testudo run --profile strict -- {program} …  looks more often, and stops earlier"
-        );
+    // A debugger would follow the program, not what it starts.
+    let by_itself = match first.descendant(ran) {
+        None => ran,
+        Some((_, its_name)) => {
+            let _ =
+                writeln!(text, "  See where:  the calls under \"found here\" above; or run that program by itself:");
+            let program = if its_name.is_empty() { "PROGRAM" } else { its_name };
+            Ran { program, arguments: true, ..ran }
+        }
+    };
+    let first_column = if first.descendant(ran).is_some() { "" } else { "See where:" };
+    let _ = writeln!(text, "  {first_column:<12}{}", debugger(by_itself));
+    if let Some(gain) = with_guards(&first, ran) {
+        let how = ["--profile", "fuzz"].map(str::to_owned);
+        let _ = writeln!(text, "              {}    {gain}", command(by_itself, &how, ""));
     }
     if let Some(option) = meaning.and_then(|meaning| meaning.meanwhile) {
         let _ = writeln!(text, "  Meanwhile:  -o {option} lets it run; all other checks stay on.");
     }
     if others > 0 {
-        let _ = writeln!(text, "  {others} more of its processes were stopped.");
+        let were = if others == 1 { "process was" } else { "processes were" };
+        let _ = writeln!(text, "  {others} more {were} stopped.");
     }
     Some(text)
 }
 
-fn debugger(program: &str) -> String {
-    format!("gdb -ex run -ex backtrace --args testudo run --exec -- {program} …")
+/// The command line once more, to be typed.
+fn command(ran: Ran<'_>, how: &[String], exec: &str) -> String {
+    let how: String = how.iter().map(|word| format!(" {}", quoted(word))).collect();
+    let rest = if ran.arguments { " …" } else { "" };
+    format!("testudo run{exec}{how} -- {}{rest}", quoted(ran.program))
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=:+,@%".contains(character);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn debugger(ran: Ran<'_>) -> String {
+    format!("gdb -ex run -ex backtrace --args {}", command(ran, ran.how, " --exec"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{MEANINGS, explain};
+    use super::{MEANINGS, Ran, explain};
     use hardened_heap::{Kind, Operation, Violation};
 
     const KINDS: [Kind; 12] = [
@@ -219,6 +312,8 @@ mod tests {
         Operation::Write,
     ];
 
+    const PLAIN: Ran<'static> = Ran { program: "./prog", arguments: false, how: &[], all_guarded: false, process: 7 };
+
     fn violation(kind: Kind, operation: Operation) -> Violation {
         Violation { kind, operation, address: 0x10, chunk: None, expected: 0, seen: 0, offset: None, detail: "" }
     }
@@ -237,27 +332,80 @@ mod tests {
     fn a_report_is_explained_with_what_to_do_next() {
         for kind in KINDS {
             let report = format!("testudo: {}\n  found: something\n", violation(kind, Operation::Free));
-            let text = explain("prog", &report, Some(libc::SIGABRT)).expect("an explanation");
+            let text = explain(PLAIN, &report, Some(libc::SIGABRT)).expect("an explanation");
             assert!(text.contains("prog ") && text.contains("Look for:") && text.contains("gdb"), "{text}");
+        }
+    }
+
+    fn report(kind: Kind, operation: Operation, noticed: &str) -> String {
+        format!("testudo: {}\n  found: something\n  noticed while {noticed}\n  Advice.\n", violation(kind, operation))
+    }
+
+    #[test]
+    fn the_command_to_repeat_is_the_one_that_was_typed() {
+        let how = ["--profile".to_owned(), "strict".to_owned(), "-o".to_owned(), "report_path=/a b".to_owned()];
+        let ran = Ran { program: "./it's", arguments: true, how: &how, ..PLAIN };
+        let report = report(Kind::Overflow, Operation::Free, "giving memory back, in thread 7 of process 7 (it's)");
+        let text = explain(ran, &report, Some(libc::SIGABRT)).expect("an explanation");
+        let line = r"gdb -ex run -ex backtrace --args testudo run --exec --profile strict -o 'report_path=/a b' -- './it'\''s' …";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("testudo run: it's wrote past"), "{text}");
+        // Without arguments nothing stands for them.
+        assert!(explain(PLAIN, &report, None).expect("an explanation").contains("--exec -- ./prog\n"));
+    }
+
+    #[test]
+    fn a_process_that_the_program_started_is_named() {
+        let at = |process: &str| format!("giving memory back, in thread 9 of process {process}");
+        for (process, who) in [
+            ("7 (prog)", "prog gave the same"),
+            ("7", "prog gave the same"),
+            ("9 (a b)", "a b (process 9, started by prog) gave the same"),
+            ("9", "process 9, which prog started, gave the same"),
+        ] {
+            let report = report(Kind::DoubleFree, Operation::Free, &at(process));
+            let text = explain(PLAIN, &report, None).expect("an explanation");
+            assert!(text.contains(&format!("testudo run: {who}")), "{text}");
+            assert_eq!(text.contains("--exec -- ./prog"), process.starts_with('7'), "{text}");
+        }
+    }
+
+    #[test]
+    fn guards_are_advised_where_they_would_tell_more() {
+        for (kind, operation, noticed, advised) in [
+            (Kind::Overflow, Operation::Free, "giving memory back", Some("stops at the wrong access")),
+            (Kind::WriteAfterFree, Operation::Allocate, "allocating", Some("stops at the wrong access")),
+            (Kind::DoubleFree, Operation::Free, "giving memory back", Some("where the block came from")),
+            (Kind::Mismatch, Operation::Free, "giving memory back", Some("where the block came from")),
+            (Kind::NotAChunk, Operation::Free, "giving memory back", None),
+            (Kind::WriteAfterFree, Operation::Write, "writing", None),
+            (Kind::ZeroSized, Operation::Read, "reading", None),
+        ] {
+            let report = report(kind, operation, &format!("{noticed}, in thread 7 of process 7 (prog)"));
+            let text = explain(PLAIN, &report, None).expect("an explanation");
+            assert_eq!(text.contains("--profile fuzz"), advised.is_some(), "{text}");
+            assert!(advised.is_none_or(|advised| text.contains(advised)), "{text}");
+            let guarded = explain(Ran { all_guarded: true, ..PLAIN }, &report, None).expect("an explanation");
+            assert!(!guarded.contains("--profile fuzz"), "{guarded}");
         }
     }
 
     #[test]
     fn nothing_is_explained_where_nothing_was_found() {
-        assert_eq!(explain("prog", "", None), None);
-        assert_eq!(explain("prog", "", Some(libc::SIGABRT)), None);
-        assert_eq!(explain("prog", "", Some(libc::SIGTERM)), None);
+        assert_eq!(explain(PLAIN, "", None), None);
+        assert_eq!(explain(PLAIN, "", Some(libc::SIGABRT)), None);
+        assert_eq!(explain(PLAIN, "", Some(libc::SIGTERM)), None);
     }
 
     #[test]
     fn a_fault_is_explained_with_doubt() {
-        let text = explain("prog", "", Some(libc::SIGSEGV)).expect("an explanation");
+        let text = explain(PLAIN, "", Some(libc::SIGSEGV)).expect("an explanation");
         assert!(text.contains("can be any bad pointer"), "{text}");
     }
 
     #[test]
     fn all_processes_that_were_stopped_are_counted() {
         let report = format!("testudo: {}\n", violation(Kind::Overflow, Operation::Free)).repeat(3);
-        assert!(explain("prog", &report, None).expect("an explanation").contains("2 more"));
+        assert!(explain(PLAIN, &report, None).expect("an explanation").contains("2 more processes were"));
     }
 }

@@ -25,7 +25,7 @@ pub fn run(what: &Run) -> Result<ExitCode, Refusal> {
     let Some((name, arguments)) = what.program.split_first() else {
         return Err(Refusal::new(WRONG_OPTION, "no program was named"));
     };
-    let options = options(what.profile.as_deref(), &what.option)?;
+    let (options, all_guarded) = options(what.profile.as_deref(), &what.option)?;
     let library = library::find()?;
     let path = program::find(name)?;
     program::can_be_protected(&path)?;
@@ -44,11 +44,17 @@ pub fn run(what: &Run) -> Result<ExitCode, Refusal> {
     if let Some(reports) = &reports {
         command.env(ReportFile::VARIABLE, reports.address());
     }
-    let ended = supervise::run(&mut command).map_err(|error| cannot_start(name, &error))?;
+    let (process, ended) = supervise::run(&mut command).map_err(|error| cannot_start(name, &error))?;
     if !what.quiet {
         let reports = reports.map(|reports| reports.read()).unwrap_or_default();
-        let name = path.file_name().unwrap_or(name).to_string_lossy();
-        if let Some(text) = explain::explain(&name, &reports, ended.signal()) {
+        let ran = explain::Ran {
+            program: &name.to_string_lossy(),
+            arguments: !arguments.is_empty(),
+            how: &given(what),
+            all_guarded,
+            process,
+        };
+        if let Some(text) = explain::explain(ran, &reports, ended.signal()) {
             eprint!("{text}");
         }
     }
@@ -66,8 +72,16 @@ fn preload(mut library: OsString) -> OsString {
     library
 }
 
-/// The value of `TESTUDO_OPTIONS`, parsed once here so that an error is this command's and not the program's.
-fn options(profile: Option<&str>, given: &[OsString]) -> Result<OsString, Refusal> {
+/// The options of the command line, as they were given.
+fn given(what: &Run) -> Vec<String> {
+    let profile = what.profile.iter().flat_map(|name| ["--profile".to_owned(), name.clone()]);
+    let options = what.option.iter().flat_map(|option| ["-o".to_owned(), option.to_string_lossy().into_owned()]);
+    profile.chain(options).collect()
+}
+
+/// The value of `TESTUDO_OPTIONS`, parsed once here so that an error is this command's and not the program's; and whether it
+/// has every chunk guarded.
+fn options(profile: Option<&str>, given: &[OsString]) -> Result<(OsString, bool), Refusal> {
     let inherited = std::env::var_os("TESTUDO_OPTIONS").unwrap_or_default();
     let profile = profile.map(|name| OsString::from(format!("profile={name}")));
     // A profile sets every option, so what was in the environment is replaced.
@@ -75,9 +89,10 @@ fn options(profile: Option<&str>, given: &[OsString]) -> Result<OsString, Refusa
     let mut parts: Vec<&OsStr> = if first.is_empty() { Vec::new() } else { vec![&first] };
     parts.extend(given.iter().map(OsString::as_os_str));
     let text = parts.join(OsStr::new(":"));
-    hardened_heap::options::parse(hardened_heap::Options::DEFAULT, text.as_encoded_bytes())
+    let parsed = hardened_heap::options::parse(hardened_heap::Options::DEFAULT, text.as_encoded_bytes())
         .map_err(|error| Refusal::new(WRONG_OPTION, error.to_string()))?;
-    Ok(text)
+    let all_guarded = parsed.options.sample_rate == 1;
+    Ok((text, all_guarded))
 }
 
 fn cannot_start(name: &OsStr, error: &Error) -> Refusal {

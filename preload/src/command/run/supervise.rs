@@ -154,11 +154,11 @@ fn bind_to_this_process(command: &mut Command) {
     unsafe { command.pre_exec(bind) };
 }
 
-/// Runs the program to its end.
+/// Runs the program to its end; the number that its process had, and how it ended.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn run(command: &mut Command) -> io::Result<Ended> {
+pub fn run(command: &mut Command) -> io::Result<(u32, Ended)> {
     let watched = watched();
     let mask = change_mask(libc::SIG_BLOCK, &watched);
     // A parent may have left it ignored, and then ends would not be told.
@@ -180,7 +180,7 @@ pub fn run(command: &mut Command) -> io::Result<Ended> {
         let signal = unsafe { libc::sigwaitinfo(&raw const watched, &raw mut info) };
         if signal == libc::SIGCHLD {
             if let Some(ended) = look_at_children(child) {
-                return Ok(ended);
+                return Ok((child.unsigned_abs(), ended));
             }
         } else if signal > 0 && info.si_code != libc::SI_KERNEL {
             // Sent by a process. Should it have been sent to the whole group, the program gets it twice.
