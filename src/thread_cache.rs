@@ -209,6 +209,33 @@ const _: () = assert!(size_of::<Bin>() == 64, "a bin is one cache line");
 /// Bytes of ready slots of one class in one cache.
 const READY_BYTES: usize = 32 << 10;
 
+/// What one cache may keep, in bytes: of chunks that are held back, and about as much of ready slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stock(usize);
+
+impl Stock {
+    /// As much as the options say.
+    const WHOLE: usize = 16 * READY_BYTES;
+
+    /// For one more cache beside `caches` others, where `memory` bytes are allowed: a sixteenth of them, divided by the number
+    /// of caches. The first few threads have all that they may have; some dozens in a small container have less each, because the
+    /// kernel ends the process when what they keep fills it.
+    pub(crate) const fn beside(caches: usize, memory: usize) -> Self {
+        Self(memory / 16 / (caches + 1))
+    }
+
+    /// Bytes of a quarantine for which the options allow so many.
+    fn quarantine(self, allowed: usize) -> usize {
+        // However little that is, some is held back where any is wanted.
+        allowed.min(self.0.max(1))
+    }
+
+    /// Bytes of ready slots of one class: all there is to have unless the cache may keep little.
+    fn ready(self) -> usize {
+        READY_BYTES.min(self.0 / (Self::WHOLE / READY_BYTES))
+    }
+}
+
 /// The cache of one thread, or the one that all threads without their own share.
 #[repr(C)]
 pub(crate) struct ThreadCache {
@@ -244,6 +271,8 @@ pub(crate) struct ThreadCache {
     pub(crate) window: Window,
     /// How often the destructor of its thread has been put off.
     pub(crate) rounds: u8,
+    /// Bytes of ready slots that a class may have.
+    ready_bytes: u32,
     pub(crate) bins: [Bin; CLASSES],
     /// The bins point into these, so a cache stays where it was made.
     ready_slots: UnsafeCell<[ReadySlots; CLASSES]>,
@@ -269,6 +298,7 @@ impl ThreadCache {
         mark: u8,
         set: Set,
         options: &Options,
+        stock: Stock,
         generation: u32,
         mut random: Random,
     ) -> Result<usize, OutOfMemory> {
@@ -279,7 +309,7 @@ impl ThreadCache {
         }
         let address = start + PAGE;
         let cache = core::ptr::with_exposed_provenance_mut::<Self>(address);
-        let quarantine_bytes = (options.quarantine_kb as usize) << 10;
+        let quarantine_bytes = stock.quarantine((options.quarantine_kb as usize) << 10);
         // SAFETY: fresh zeroed memory, large enough and page-aligned. Every field is written before a reference exists, except
         // for the places of slots, which are only ever reached through the bins.
         unsafe {
@@ -294,6 +324,7 @@ impl ThreadCache {
             (&raw mut (*cache).fills).write(options.fill_pattern);
             (&raw mut (*cache).turns).write(0);
             (&raw mut (*cache).rounds).write(0);
+            (&raw mut (*cache).ready_bytes).write(stock.ready() as u32);
             (&raw mut (*cache).quarantine_room).write(quarantine_bytes.cast_signed());
             (&raw mut (*cache).random).write(random);
             (&raw mut (*cache).generation).write(generation);
@@ -367,9 +398,10 @@ impl ThreadCache {
     /// The part of a class, with room for ready slots.
     pub(crate) fn open_bin(&mut self, class: ClassId) -> &mut Bin {
         let places = self.ready_slots.get().cast::<ReadySlots>().wrapping_add(class.index());
+        let ready_bytes = self.ready_bytes as usize;
         let bin = self.bin(class);
         if bin.ready.most == 0 {
-            let most = (READY_BYTES / class.stride()).clamp(2, READY) as u16;
+            let most = (ready_bytes / class.stride()).clamp(2, READY) as u16;
             // SAFETY: the class's own part of the array, which is only used through its bin.
             unsafe { bin.ready.open(places, most) };
             // Of longer slots every one has pages of its own, which the header makes resident.
@@ -407,9 +439,23 @@ fn choose(sampler: &mut ByteSampler, random: &mut Random, mark: u8, class: Class
 
 #[cfg(test)]
 mod tests {
-    use super::{READY, Ready};
+    use super::{READY, Ready, Stock};
     use crate::primary::region::OwnedSlot;
     use core::sync::atomic::AtomicU8;
+
+    #[test]
+    fn a_cache_keeps_less_where_many_have_little_memory_together() {
+        let keeps = |caches, memory| {
+            let stock = Stock::beside(caches, memory);
+            (stock.quarantine(512 << 10) >> 10, stock.ready() >> 10)
+        };
+        for caches in [0, 1, 100, 1 << 20] {
+            assert_eq!(keeps(caches, usize::MAX), (512, 32));
+        }
+        assert_eq!([keeps(0, 64 << 20), keeps(7, 64 << 20), keeps(15, 64 << 20)], [(512, 32), (512, 32), (256, 16)]);
+        let nothing = Stock::beside(99, 4096);
+        assert_eq!((nothing.quarantine(512 << 10), nothing.quarantine(0), nothing.ready()), (2, 0, 0));
+    }
 
     #[test]
     fn ready_slots_come_out_in_reverse_order_and_oldest_leave_first() {

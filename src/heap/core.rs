@@ -18,7 +18,7 @@ use crate::protections::Set;
 use crate::random::Random;
 use crate::secondary::{self, Secondary};
 use crate::size_class::{CLASSES, ClassId};
-use crate::thread_cache::{ASK, ThreadCache};
+use crate::thread_cache::{ASK, Stock, ThreadCache};
 use crate::trace::{Caller, Rules, Trace, Window};
 use crate::violation::Violation;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -107,9 +107,13 @@ impl Links {
 struct Registry {
     /// First cache of the list.
     first: usize,
+    /// How many there are.
+    caches: usize,
     /// Left caches that have not been flushed, and how many of them there may be.
     warm: usize,
     most_warm: usize,
+    /// Bytes of memory that the process may use; `usize::MAX` when there is no limit.
+    memory: usize,
     /// Marks in use, as bits.
     marks: [u64; 4],
     random: Random,
@@ -231,8 +235,10 @@ impl Core {
             (&raw mut (*core).links).write(Links::new());
             (&raw mut (*core).registry).write(Lock::new(Registry {
                 first: 0,
+                caches: 0,
                 warm: 0,
                 most_warm: MOST_WARM,
+                memory: usize::MAX,
                 marks: [0; 4],
                 random: random.fork(),
             }));
@@ -278,8 +284,10 @@ impl Core {
     /// Keeps no more for later than the process's control groups leave room for.
     pub(crate) fn fit_to(&self, allowed: Allowed) {
         self.budget.fit_to(allowed.memory);
+        let mut registry = self.registry.lock();
         // No more threads than twice the processors get anything done before the next one starts.
-        self.registry.lock().most_warm = MOST_WARM.min(allowed.processors.saturating_mul(2));
+        registry.most_warm = MOST_WARM.min(allowed.processors.saturating_mul(2));
+        registry.memory = allowed.memory;
     }
 
     /// What a class needs.
@@ -349,6 +357,7 @@ impl Core {
             mark,
             self.set(mark),
             &self.options,
+            Stock::beside(registry.caches, registry.memory),
             generation,
             random,
         );
@@ -362,6 +371,7 @@ impl Core {
         // SAFETY: just mapped.
         unsafe { (*core::ptr::with_exposed_provenance_mut::<ThreadCache>(address)).next = registry.first };
         registry.first = address;
+        registry.caches += 1;
         Ok(address)
     }
 

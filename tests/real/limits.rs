@@ -1,11 +1,9 @@
 //! Address space, data and mappings that run out.
 
-use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::control_group::ControlGroup;
 use crate::real;
 
 const LIMITS_MB: [u64; 5] = [256, 300, 512, 1024, 4096];
@@ -167,40 +165,9 @@ fn what_large_chunks_had_small_ones_can_have() {
     }
 }
 
-/// A control group that is removed again.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    /// One that may have so many MiB. `None` where none can be made.
-    fn new(megabytes: u64) -> Option<Self> {
-        let number = std::process::id();
-        for (parent, limit) in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")] {
-            let group = Self(Path::new(parent).join(format!("testudo-test-{number}-{megabytes}")));
-            let can_be_made = Path::new(parent).join("cgroup.procs").exists() && fs::create_dir(&group.0).is_ok();
-            if can_be_made && fs::write(group.0.join(limit), (megabytes << 20).to_string()).is_ok() {
-                return Some(group);
-            }
-        }
-        None
-    }
-
-    /// Has `command` run in it.
-    fn enclose<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        let processes = File::options().write(true).open(self.0.join("cgroup.procs")).expect("the group's processes");
-        // SAFETY: between fork and exec only `write` is called, which is async-signal-safe; zero stands for the caller.
-        unsafe { command.pre_exec(move || (&processes).write_all(b"0")) }
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn heap_limit_mb_comes_before_a_control_groups_limit() {
-    let Some(group) = MemoryGroup::new(100) else {
+    let Some(group) = ControlGroup::with_memory(100) else {
         return real::say_skipped("no control group can be made");
     };
     for profile in PROFILES {

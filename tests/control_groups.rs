@@ -1,0 +1,74 @@
+//! In a container with little memory or few processors testudo keeps less for later. Tried in real control groups; where none
+//! can be made, the tests say so and pass.
+
+#[path = "support/control_group.rs"]
+mod control_group;
+#[path = "support/real.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of it")]
+mod real;
+mod support;
+
+use control_group::ControlGroup;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// What `control_group.c` printed, in bytes.
+#[derive(Debug)]
+struct Kept {
+    /// Held back from reuse while its threads lived.
+    held: u64,
+    /// That and what lay ready in their caches.
+    during: u64,
+    /// The same after they had ended.
+    after: u64,
+}
+
+fn kept(threads: u64, group: Option<&ControlGroup>) -> Kept {
+    let folder = real::folder();
+    let program = support::compile::program(&["control_group.c"]);
+    // Guarded chunks are in no cache.
+    let mut command = real::command(&program, folder.path(), Some("profile=default:sample_rate=0"));
+    command.arg(threads.to_string());
+    if let Some(group) = group {
+        group.enclose(&mut command);
+    }
+    let ended = real::to_the_end(&mut command);
+    assert!(ended.status.success(), "{ended:?}");
+    let numbers: Vec<u64> = ended.out().split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    let [held, during, after] = numbers[..] else { panic!("{ended:?}") };
+    Kept { held, during, after }
+}
+
+/// 96 threads keep 103 MiB without a limit: too much for 128 MiB.
+#[test]
+fn many_threads_keep_less_each_in_a_small_container() {
+    let Some(group) = ControlGroup::with_memory(128) else {
+        return real::say_skipped("no control group can be made");
+    };
+    let (without, with) = (kept(96, None), kept(96, Some(&group)));
+    assert!(without.held > 40 * MIB && without.during > 90 * MIB, "{without:?}");
+    assert!(with.held < 32 * MIB && with.during < 70 * MIB, "{with:?}");
+    // But not next to nothing.
+    assert!(with.held > 12 * MIB, "{with:?}");
+}
+
+#[test]
+fn few_threads_keep_as_much_in_a_small_container_as_anywhere() {
+    let Some(group) = ControlGroup::with_memory(128) else {
+        return real::say_skipped("no control group can be made");
+    };
+    let (without, with) = (kept(4, None), kept(4, Some(&group)));
+    assert!(with.held > without.held / 8 * 7 && without.held > 4 * 400 * KIB, "{with:?} {without:?}");
+}
+
+/// The caches of two ended threads are kept, not of eight.
+#[test]
+fn few_processors_keep_few_caches_of_ended_threads() {
+    const THREADS: u64 = 16;
+    let Some(group) = ControlGroup::with_processors(1) else {
+        return real::say_skipped("no control group can be made");
+    };
+    let with = kept(THREADS, Some(&group));
+    assert!(with.after > 0 && with.after < with.during / THREADS * 4, "{with:?}");
+}
