@@ -323,4 +323,23 @@ mod tests {
         }
         assert!(delays.len() >= 8, "{delays:?}");
     }
+
+    /// What leaves before the next turn is known at the turn: the heap profile chooses among it.
+    #[test]
+    fn the_slots_that_will_leave_before_the_next_turn_are_told_in_their_order() {
+        let mut random = Random::from_number(3);
+        let mut ring = ring(12, false);
+        for number in 1..=12 {
+            push(&mut ring, number, true, &mut random);
+        }
+        for turn in 0..100 {
+            assert_eq!(ring.leaving(), []);
+            push(&mut ring, 1000 * turn + 100, true, &mut random);
+            let announced: Vec<usize> = ring.leaving().iter().map(|slot| slot.chunk).collect();
+            assert!((9 - 1..12).contains(&announced.len()), "up to a quarter is passed over: {announced:?}");
+            for (number, announced) in announced.into_iter().enumerate() {
+                assert_eq!(ring.exchange(slot(1000 * turn + 101 + number)), Pushed::Exchanged(slot(announced)));
+            }
+        }
+    }
 }

@@ -439,9 +439,15 @@ fn choose(sampler: &mut ByteSampler, random: &mut Random, mark: u8, class: Class
 
 #[cfg(test)]
 mod tests {
-    use super::{READY, Ready, Stock};
+    use super::{READY, Ready, Stock, ThreadCache};
+    use crate::options::Options;
     use crate::primary::region::OwnedSlot;
-    use core::sync::atomic::AtomicU8;
+    use crate::primary::region::state::{CHOSEN, FIRST_MARK, LIVE};
+    use crate::protections::Set;
+    use crate::quarantine::{Pushed, Turned};
+    use crate::random::Random;
+    use crate::size_class::ClassId;
+    use core::sync::atomic::{AtomicU8, Ordering};
 
     #[test]
     fn a_cache_keeps_less_where_many_have_little_memory_together() {
@@ -474,5 +480,142 @@ mod tests {
         assert_eq!(ready.take_oldest(&mut out, false), 2);
         assert_eq!(out[..2], slots[..2]);
         assert_eq!((ready.pop(), ready.pop(), ready.pop()), (Some(slots[3]), Some(slots[2]), None));
+    }
+
+    #[test]
+    fn batches_double_up_to_half_of_the_places() {
+        let mut places = [OwnedSlot::NONE; READY + 1];
+        let mut ready = Ready::CLOSED;
+        // SAFETY: `places` lives as long and is not used otherwise.
+        unsafe { ready.open(&raw mut places, 49) };
+        let batches: Vec<usize> = (0..4).map(|_| ready.next_batch()).collect();
+        assert_eq!(batches, [8, 16, 25, 25]);
+        // SAFETY: as above; the bin holds nothing.
+        unsafe { ready.open(&raw mut places, 5) };
+        assert_eq!(ready.next_batch(), 3, "there is room for all of a batch in an empty bin");
+    }
+
+    /// A cache of no heap, with what a set of options says.
+    fn cache(options: Options) -> &'static mut ThreadCache {
+        let random = Random::from_number(1);
+        let address = ThreadCache::map(0, FIRST_MARK, Set::Mixed, &options, Stock::beside(0, usize::MAX), 0, random)
+            .expect("memory");
+        // SAFETY: just mapped, and left mapped.
+        unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) }
+    }
+
+    #[test]
+    fn a_bin_has_room_for_32_kib_of_slots_but_for_two_at_least_and_long_ones_come_one_by_one() {
+        let cache = cache(Options::DEFAULT);
+        for class in ClassId::all() {
+            let stride = class.stride();
+            let ready = &mut cache.open_bin(class).ready;
+            let most = usize::from(ready.most);
+            assert!(most >= 2 && (most == 2 || most * stride <= 32 << 10), "{stride} bytes: {most}");
+            assert!(most == 128 || (most + 1) * stride > 32 << 10, "{stride} bytes: {most}");
+            let first = if stride > 1024 { 1 } else { 8 };
+            assert_eq!(ready.next_batch(), first.min(most.div_ceil(2)), "{stride} bytes");
+        }
+    }
+
+    #[test]
+    fn the_quarantine_may_grow_by_what_the_option_says_and_rings_have_their_share() {
+        let cache = cache(Options { quarantine_kb: 100, ..Options::DEFAULT });
+        assert_eq!(cache.quarantine_room, 100 << 10);
+        for class in ClassId::all() {
+            // A 64th of it, and eight places at least.
+            let share = ((100 << 10) / 64 / class.stride()).clamp(8, 32);
+            let ring = &mut cache.bin(class).ring;
+            let mut random = Random::from_number(2);
+            let grown = (0..40).filter(|&number| {
+                let slot = OwnedSlot::numbered(number + 1);
+                ring.exchange(slot) == Pushed::AtTurn && ring.turn(slot, true, &mut random) == Turned::Grown
+            });
+            assert_eq!((grown.count(), ring.length()), (share, share), "{} bytes", class.stride());
+            assert_eq!(ring.is_scattered(), class.stride() > 1024);
+        }
+    }
+
+    #[test]
+    fn without_a_quarantine_nothing_is_held_back() {
+        let cache = cache(Options { quarantine_kb: 0, ..Options::DEFAULT });
+        assert_eq!(cache.quarantine_room, 0);
+        for class in ClassId::all() {
+            let (slot, mut random) = (OwnedSlot::numbered(16), Random::from_number(2));
+            let ring = &mut cache.bin(class).ring;
+            assert_eq!(ring.exchange(slot), Pushed::AtTurn);
+            assert_eq!(ring.turn(slot, true, &mut random), Turned::Left(slot));
+        }
+    }
+
+    /// Fast paths count nothing and fill nothing, so they may not run where every allocation counts or is filled.
+    #[test]
+    fn fast_paths_run_unless_chunks_are_filled_or_counted_one_by_one() {
+        let runs = |options| cache(options).set.is_some();
+        assert!(runs(Options { sample_rate: 5000, ..Options::DEFAULT }));
+        assert!(runs(Options { sample_rate: 0, ..Options::DEFAULT }));
+        assert!(!runs(Options { sample_rate: 1, ..Options::DEFAULT }));
+        assert!(!runs(Options { sample_rate: 0, fill_pattern: true, ..Options::DEFAULT }));
+    }
+
+    #[test]
+    fn fast_paths_stop_when_a_sample_is_near_and_not_before() {
+        let sampled = cache(Options { sample_rate: 5000, ..Options::DEFAULT });
+        let passed = (0..20_000).take_while(|_| {
+            sampled.pass_allocations(1);
+            sampled.set.is_some()
+        });
+        // The interval is below 10,000; that it is below 50 has a chance of one in 200, and the seed is fixed.
+        assert!((50..10_000).contains(&passed.count()));
+        sampled.pass_allocations(1);
+        assert!(sampled.set.is_none());
+        sampled.resume_fast_paths();
+        assert!(sampled.set.is_some());
+        let never = cache(Options { sample_rate: 0, ..Options::DEFAULT });
+        never.pass_allocations(1 << 40);
+        assert!(never.set.is_some());
+    }
+
+    /// Slots that the heap profile will record, and no others, leave the fast path's hands.
+    #[test]
+    fn slots_are_chosen_for_the_heap_profile_among_those_that_the_cache_owns() {
+        let class = ClassId::new(20).expect("in range");
+        let states = [FIRST_MARK, FIRST_MARK + 1, FIRST_MARK, LIVE].map(AtomicU8::new);
+        let slots = [0, 1, 2, 3].map(|number| OwnedSlot::new(number * 16 + 16, &states[number]));
+        let seen = || [0, 1, 2, 3].map(|number: usize| states[number].load(Ordering::Relaxed));
+        let before = seen();
+        let off = cache(Options { heap_profile_kb: 0, ..Options::DEFAULT });
+        off.choose_for_profile(class, &slots);
+        assert_eq!(seen(), before);
+        // One in a KiB on average: a thousand slots have it many times over.
+        let on = cache(Options { heap_profile_kb: 1, ..Options::DEFAULT });
+        for _ in 0..1000 {
+            on.choose_for_profile(class, &slots);
+        }
+        assert_eq!(seen(), [CHOSEN, FIRST_MARK + 1, CHOSEN, LIVE]);
+    }
+
+    #[test]
+    fn slots_that_leave_the_quarantine_are_chosen_too() {
+        let class = ClassId::new(20).expect("in range");
+        let cache = cache(Options { heap_profile_kb: 1, ..Options::DEFAULT });
+        let states: Vec<AtomicU8> = (0..40).map(|_| AtomicU8::new(FIRST_MARK)).collect();
+        let slot = |number: usize| OwnedSlot::new(number * 16 + 16, &states[number]);
+        let length = {
+            let (random, bin) = cache.random_and_bin(class);
+            for number in 0..39 {
+                if bin.ring.exchange(slot(number)) == Pushed::AtTurn {
+                    bin.ring.turn(slot(number), true, random);
+                }
+            }
+            bin.ring.leaving().len()
+        };
+        assert!(length > 0);
+        for _ in 0..1000 {
+            cache.choose_leaving_for_profile(class, slot(39));
+        }
+        let chosen = states.iter().filter(|state| state.load(Ordering::Relaxed) == CHOSEN).count();
+        assert_eq!(chosen, 1 + length);
+        assert_eq!(states[39].load(Ordering::Relaxed), CHOSEN);
     }
 }

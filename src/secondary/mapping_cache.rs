@@ -140,3 +140,88 @@ impl MappingCache {
         self.remove(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ALWAYS, LARGEST, LEAST, MOST, MappingCache, PLACES, SHARE};
+    use crate::chunk::header::Origin;
+    use crate::secondary::table::Entry;
+
+    const KIB: usize = 1 << 10;
+
+    fn cache() -> MappingCache {
+        // SAFETY: zeroes are a valid empty cache.
+        unsafe { core::mem::zeroed() }
+    }
+
+    fn entry(chunk: usize, data_bytes: usize) -> Entry {
+        let (origin, align_log2) = (Origin::Malloc, 4);
+        let (map_start, map_bytes, data_start, size) = (0, 0, 0, data_bytes);
+        Entry { chunk, size, map_start, map_bytes, data_start, data_bytes, origin, align_log2, live: false }
+    }
+
+    #[test]
+    fn the_best_fitting_mapping_is_taken_and_none_that_is_a_quarter_too_large() {
+        let mut cache = cache();
+        for (chunk, kib) in [(1, 320), (2, 300), (3, 310), (4, 500)] {
+            assert_eq!(cache.put(&entry(chunk, kib * KIB), 0), None);
+        }
+        assert_eq!(cache.take(260 * KIB), Some(2));
+        assert_eq!(cache.take(260 * KIB), Some(3));
+        assert_eq!(cache.take(320 * KIB), Some(1));
+        assert_eq!(cache.take(500 * KIB + 1), None, "too short");
+        assert_eq!(cache.take(400 * KIB - 1), None, "more than a quarter too long");
+        assert_eq!(cache.take(400 * KIB), Some(4));
+        assert!(cache.is_empty());
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn the_oldest_mapping_leaves_when_all_places_are_taken() {
+        let mut cache = cache();
+        for chunk in 1..=PLACES {
+            assert_eq!(cache.put(&entry(chunk, 4 * KIB), 0), None);
+        }
+        assert_eq!(cache.put(&entry(99, 8 * KIB), 0), Some(1));
+        assert_eq!(cache.bytes(), (PLACES - 1) * 4 * KIB + 8 * KIB);
+        let left: Vec<usize> = core::iter::from_fn(|| cache.take_any()).collect();
+        assert!(left.into_iter().eq((2..=PLACES).chain([99])));
+        assert_eq!(cache.bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_kept_stays_within_a_share_of_the_heap() {
+        for (heap, share) in [(0, LEAST), (SHARE * 5 * LEAST, 5 * LEAST), (usize::MAX, MOST)] {
+            let mut cache = cache();
+            let quarter = share / 4;
+            for chunk in 1..=4 {
+                assert_eq!(cache.put(&entry(chunk, quarter), heap), None, "a share of {share}");
+            }
+            assert_eq!(cache.put(&entry(5, quarter), heap), Some(1), "a share of {share}");
+            assert_eq!(cache.put(&entry(6, quarter + 1), heap), Some(2), "a share of {share}");
+        }
+    }
+
+    #[test]
+    fn a_mapping_is_let_go_when_it_is_old_enough_and_not_before() {
+        let mut cache = cache();
+        assert_eq!(cache.take_older_than(0), None);
+        cache.put(&entry(1, 4 * KIB), 0);
+        cache.put(&entry(2, 4 * KIB), 0);
+        assert_eq!(cache.take_older_than(u32::MAX), None);
+        assert_eq!(cache.take_older_than(0), Some(1));
+        assert_eq!(cache.take_older_than(0), Some(2));
+        assert_eq!(cache.take_older_than(0), None);
+    }
+
+    /// Chunks of more than 2 MiB are worth keeping only in a loop over them.
+    #[test]
+    fn long_mappings_are_not_kept_at_first_and_the_longest_never() {
+        let mut cache = cache();
+        assert!(cache.takes(ALWAYS));
+        assert!(!cache.takes(ALWAYS + 1));
+        cache.hot = super::HOT;
+        assert!(cache.takes(ALWAYS + 1) && cache.takes(LARGEST));
+        assert!(!cache.takes(LARGEST + 1));
+    }
+}

@@ -14,6 +14,8 @@ mod layout;
 mod mapping_cache;
 mod ration;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::budget::Budget;
 use crate::chunk::checksum::{self, Seal};
