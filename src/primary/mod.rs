@@ -14,4 +14,6 @@ pub(crate) mod class;
 pub(crate) mod region;
 mod release;
 pub(crate) mod slab;
+#[cfg(test)]
+mod tests;
 pub(crate) mod zero_sized;
