@@ -459,6 +459,7 @@ mod tests {
             let sized = any.sized(100);
             let aligned = any.aligned(3);
             let both = sized.aligned(4);
+            assert_eq!((both.size, both.align_log2, both.function), (Some(100), Some(4), "any size"));
             for other in ORIGINS {
                 let right = other == origin;
                 for size in [0, 99, 100, 101, 228, 1000, (1 << 20) - 1] {

@@ -217,3 +217,18 @@ pub(crate) fn replace(address: usize, bytes: usize) -> Result<(), OutOfMemory> {
     advise_no_huge(address, bytes);
     Ok(())
 }
+
+/// Whether a byte can be read: asked of the kernel, which copies it into a pipe or refuses.
+#[cfg(test)]
+pub(crate) fn is_accessible(address: usize) -> bool {
+    let byte = core::ptr::without_provenance::<libc::c_void>(address);
+    let mut pipe = [0; 2];
+    // SAFETY: a pipe of the test's own; the kernel looks before it reads.
+    unsafe {
+        assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+        let written = libc::write(pipe[1], byte, 1);
+        libc::close(pipe[0]);
+        libc::close(pipe[1]);
+        written == 1
+    }
+}

@@ -7,7 +7,7 @@ use crate::budget::Budget;
 use crate::chunk::checksum::{self, Seal, Secrets};
 use crate::chunk::header::Fields;
 use crate::options::Options;
-use crate::os::mapping::{self, OutOfMemory, PAGE, page_floor};
+use crate::os::mapping::{self, OutOfMemory, PAGE, is_accessible, page_floor};
 use crate::random::Random;
 use crate::size_class::{ClassId, HEADER};
 use core::sync::atomic::Ordering;
@@ -94,23 +94,6 @@ fn all_orders() -> [Options; 3] {
 
 /// Lengths with 4,096, 64 and 16 slots in a slab.
 const SIZES: [usize; 6] = [8, 100, 1000, 3000, 5000, 100_000];
-
-/// Whether the page at an address can be read.
-fn is_accessible(address: usize) -> bool {
-    let page = core::ptr::without_provenance::<libc::c_void>(page_floor(address));
-    let (mut pair, mut byte) = ([0; 2], 0_u8);
-    // SAFETY: a pipe of this process's own; the kernel reads from the page, and says so where it may not.
-    unsafe {
-        assert_eq!(libc::pipe(pair.as_mut_ptr()), 0);
-        let written = libc::write(pair[1], page, 1);
-        if written == 1 {
-            assert_eq!(libc::read(pair[0], (&raw mut byte).cast(), 1), 1);
-        }
-        libc::close(pair[0]);
-        libc::close(pair[1]);
-        written == 1
-    }
-}
 
 #[test]
 fn a_taken_slot_is_nobody_elses_and_it_and_the_one_behind_have_headers() {

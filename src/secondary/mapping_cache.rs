@@ -63,6 +63,12 @@ impl MappingCache {
         data_bytes <= LARGEST && self.hot >= HOT
     }
 
+    /// As after a loop over long chunks.
+    #[cfg(test)]
+    pub(super) fn make_hot(&mut self) {
+        self.hot = HOT;
+    }
+
     /// Whether nothing is kept.
     pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
@@ -220,7 +226,7 @@ mod tests {
         let mut cache = cache();
         assert!(cache.takes(ALWAYS));
         assert!(!cache.takes(ALWAYS + 1));
-        cache.hot = super::HOT;
+        cache.make_hot();
         assert!(cache.takes(ALWAYS + 1) && cache.takes(LARGEST));
         assert!(!cache.takes(LARGEST + 1));
     }

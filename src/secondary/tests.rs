@@ -5,7 +5,7 @@ use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
 use crate::chunk::header::Origin;
 use crate::options::Options;
-use crate::os::mapping::{OutOfMemory, PAGE, page_ceil};
+use crate::os::mapping::{self, OutOfMemory, PAGE, is_accessible, page_ceil};
 use crate::random::Random;
 use crate::secondary::table::Entry;
 use crate::violation::{Kind, Operation};
@@ -146,6 +146,127 @@ fn a_chunk_ends_at_its_guard_at_every_alignment_also_where_mappings_are_kept() {
     }
 }
 
+/// A kept mapping is only used where header and canaries in front of the chunk fit into it too.
+#[test]
+fn a_kept_mapping_that_is_too_short_by_a_little_is_not_used() {
+    for align_log2 in [4, 6, 12] {
+        for less in
+            (0..=FRONT + PAGE + 64).step_by(if align_log2 == 12 { 16 } else { 8 }).filter(|less| *less % 4096 < 200)
+        {
+            let large = Large::new(KEPT_FOR_EVER);
+            let first = large.allocate(300_000);
+            let data_bytes = large.live(first).data_bytes;
+            assert!(large.release(first));
+            let chunk = large.try_allocate(data_bytes - less, align_log2).expect("memory");
+            let entry = large.live(chunk);
+            assert!(entry.data_start + FRONT <= chunk && chunk.is_multiple_of(1 << align_log2));
+            assert_eq!(entry.data_end(), page_ceil(chunk + entry.size));
+        }
+    }
+}
+
+/// `strict`, and in every profile chunks of more than 2 MiB.
+#[test]
+fn a_freed_chunk_is_never_left_accessible_where_that_is_not_rationed() {
+    let strict = Options { ration_large: false, ..KEPT_FOR_EVER };
+    for (options, size, hot) in [(strict, 300_000, false), (KEPT_FOR_EVER, 3 * MIB, true), (strict, 3 * MIB, true)] {
+        let large = Large::new(options);
+        for _ in 0..100 {
+            let chunk = large.allocate(size);
+            bytes(chunk, size).fill(1);
+            if hot {
+                large.secondary.state.lock().cache.make_hot();
+            }
+            assert!(large.release(chunk));
+            assert!(!is_accessible(chunk) && !is_accessible(chunk + size - 1), "{size} bytes");
+        }
+    }
+}
+
+/// The ration: a burst of frees, and what comes seldom, has it in `default` too.
+#[test]
+fn the_first_freed_chunks_are_inaccessible_where_it_is_rationed() {
+    let large = Large::new(KEPT_FOR_EVER);
+    for _ in 0..60 {
+        let chunk = large.allocate(300_000);
+        assert!(is_accessible(chunk));
+        assert!(large.release(chunk));
+        assert!(!is_accessible(chunk) && !is_accessible(chunk + 299_999));
+    }
+}
+
+#[test]
+fn a_chunk_that_grows_step_by_step_always_ends_at_a_guard() {
+    let large = Large::new(Options::DEFAULT);
+    let mut chunk = large.allocate(300_000);
+    let mut in_place = 0;
+    for step in 1..200 {
+        let moved = large.resize(chunk, 300_000 + step * 1500).expect("memory");
+        in_place += usize::from(moved == chunk);
+        chunk = moved;
+        let entry = large.live(chunk);
+        assert_eq!(entry.data_end(), page_ceil(chunk + entry.size));
+        assert!(entry.data_end() + PAGE <= entry.map_end() && !is_accessible(entry.data_end()));
+        assert!(entry.data_start >= entry.map_start + PAGE && !is_accessible(entry.data_start - 1));
+    }
+    assert!(in_place > 150, "there is room to grow into");
+}
+
+#[test]
+fn a_resized_chunk_has_the_origin_that_the_resize_gives_it() {
+    let large = Large::new(Options::DEFAULT);
+    let chunk = large.allocate(300_000);
+    for size in [300_100, 200_000, 900_000] {
+        let entry = large.live(chunk);
+        let moved = large.secondary.resize(large.ground(), &entry, size, Origin::Rust).expect("memory");
+        assert_eq!(large.live(moved).origin, Origin::Rust);
+        if moved != chunk {
+            break;
+        }
+    }
+}
+
+/// Where another mapping lies in the hole that a moved chunk left, its addresses can't be held: they are forgotten, with the
+/// guards that were around them.
+#[test]
+fn addresses_that_can_not_be_held_are_let_go_of_whole() {
+    let large = Large::new(Options::DEFAULT);
+    let chunk = large.allocate(300_000);
+    let entry = large.live(chunk);
+    assert!(large.secondary.hold(&entry));
+    // Its pages are still there, so nothing can be reserved in their place.
+    large.secondary.quarantine_addresses(&entry);
+    assert!(matches!(large.find(chunk), Found::Nothing));
+    let is_mapped = |address: usize| {
+        // SAFETY: a question to the kernel, which may be about any address.
+        unsafe { libc::msync(core::ptr::without_provenance_mut(address), PAGE, libc::MS_ASYNC) == 0 }
+    };
+    assert!(is_mapped(entry.data_start) && is_mapped(entry.data_end() - PAGE));
+    assert!(!is_mapped(entry.map_start) && !is_mapped(entry.data_start - PAGE));
+    assert!(!is_mapped(entry.data_end()) && !is_mapped(entry.map_end() - PAGE));
+    mapping::unmap(entry.data_start, entry.data_bytes);
+}
+
+#[test]
+fn a_census_counts_what_is_resident_and_an_emptied_secondary_has_nothing() {
+    let large = Large::new(KEPT_FOR_EVER);
+    let chunk = large.allocate(300_000);
+    assert_eq!(large.secondary.census(false).resident, 0, "not asked for");
+    bytes(chunk, 300_000).fill(1);
+    let census = large.secondary.census(true);
+    assert!(census.resident >= 300_000, "{census:?}");
+    assert!(census.table.0 != 0 && census.table.1 >= PAGE);
+    assert!(large.release(chunk));
+    assert!(large.secondary.census(true).resident >= 300_000, "kept");
+    large.secondary.purge(large.ground());
+    assert_eq!(large.secondary.census(true).resident, 0);
+    let live = large.allocate(300_000);
+    assert!(is_accessible(live));
+    large.secondary.unmap_all();
+    assert!(!is_accessible(live) && !is_accessible(live + 299_999));
+    assert_eq!(large.secondary.census(false).chunks, 0);
+}
+
 #[test]
 fn absurd_sizes_and_alignments_are_refused_and_cost_nothing() {
     let large = Large::new(Options::DEFAULT);
@@ -264,6 +385,9 @@ fn every_byte_in_front_of_a_chunk_is_checked() {
         *byte ^= 0x10;
         let found = large.secondary.find(large.ground(), chunk, Operation::Free).expect_err("an underflow");
         assert_eq!(found.kind, Kind::CorruptHeader, "{distance} bytes in front");
+        // The header is told as a whole, canaries by the first byte that was changed.
+        let place = if distance <= 8 { 8 } else { distance };
+        assert_eq!(found.offset, Some(-place.cast_signed()));
         assert_eq!(large.secondary.check(large.ground()).map_err(|found| found.kind), Err(Kind::CorruptHeader));
         bytes(chunk - FRONT, FRONT)[FRONT - distance] ^= 0x10;
     }
@@ -283,6 +407,7 @@ fn every_byte_between_a_shrunk_chunk_and_its_guard_is_checked() {
         bytes(chunk, size + 100)[size + offset] ^= 0x10;
         let found = large.secondary.find(large.ground(), chunk, Operation::Free).expect_err("an overflow");
         assert_eq!(found.kind, Kind::Overflow, "byte {offset}");
+        assert_eq!(found.offset, Some((size + offset).cast_signed()));
         bytes(chunk, size + 100)[size + offset] ^= 0x10;
     }
     large.live(chunk);
