@@ -130,3 +130,151 @@ pub(super) fn relocate(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{FRONT, HUGE, is_mostly_resident, map, relocate};
+    use crate::budget::Budget;
+    use crate::chunk::header::Origin;
+    use crate::os::mapping::{self, HUGE_PAGE, OutOfMemory, PAGE, is_accessible, page_ceil, page_floor};
+    use crate::secondary::table::Entry;
+
+    const UNLIMITED: Budget = Budget::new(usize::MAX);
+
+    /// Address space that begins so many pages behind the start of a huge page.
+    fn reserve(pages: usize, bytes: usize) -> Result<usize, OutOfMemory> {
+        let whole = mapping::reserve(0, bytes + 2 * HUGE_PAGE)?;
+        let start = whole.next_multiple_of(HUGE_PAGE) + pages * PAGE;
+        mapping::unmap(whole, start - whole);
+        mapping::unmap(start + bytes, whole + bytes + 2 * HUGE_PAGE - (start + bytes));
+        Ok(start)
+    }
+
+    fn mapped(size: usize, align_log2: u8, pages: usize) -> Entry {
+        map(&UNLIMITED, |bytes| reserve(pages, bytes), size, 1 << align_log2, Origin::New, align_log2).expect("memory")
+    }
+
+    fn assert_guarded(entry: &Entry) {
+        assert!(entry.map_start + PAGE <= entry.data_start && entry.data_end() + PAGE <= entry.map_end(), "{entry:?}");
+        assert!(is_accessible(entry.data_start) && is_accessible(entry.data_end() - 1), "{entry:?}");
+        assert!(!is_accessible(entry.data_start - 1) && !is_accessible(entry.data_end()), "{entry:?}");
+    }
+
+    #[test]
+    fn a_chunk_fits_its_mapping_wherever_that_begins_and_no_more_is_reserved_than_needed() {
+        for size in [0, 1, 262_144, 300_001, HUGE - 1, HUGE, HUGE + 70_001, 7 * (HUGE_PAGE / 2) + 1] {
+            for align_log2 in [4, 8, 12, 13, 16, 22] {
+                for pages in [0, 1, 2, 3, 17, 255, 256, 300, 509, 510, 511] {
+                    let entry = mapped(size, align_log2, pages);
+                    let align = 1_usize << align_log2;
+                    assert!(entry.chunk.is_multiple_of(align));
+                    assert_eq!(
+                        (entry.size, entry.origin, entry.align_log2, entry.live),
+                        (size, Origin::New, align_log2, true)
+                    );
+                    assert_eq!(entry.data_end(), page_ceil(entry.chunk + size));
+                    assert!(entry.data_start + FRONT <= entry.chunk && entry.data_start.is_multiple_of(PAGE));
+                    assert_guarded(&entry);
+                    let huge = if size >= HUGE { HUGE_PAGE } else { 0 };
+                    assert!(entry.map_bytes <= size + align + huge + 6 * PAGE, "{size} bytes, 2^{align_log2}");
+                    // The front takes no more than it needs, but for a huge page of which half is used anyway.
+                    let front = page_floor(entry.chunk - FRONT);
+                    let unused = front % HUGE_PAGE;
+                    if size >= HUGE && unused <= HUGE_PAGE / 2 && front - unused >= entry.map_start + PAGE {
+                        assert_eq!(entry.data_start, front - unused);
+                    } else {
+                        assert_eq!(entry.data_start, front);
+                    }
+                    if size >= HUGE && align <= PAGE {
+                        assert!(entry.data_end().is_multiple_of(HUGE_PAGE), "its guard splits a huge page");
+                    }
+                    mapping::unmap(entry.map_start, entry.map_bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_chunk_takes_is_counted_and_a_limit_leaves_nothing_behind() {
+        let budget = Budget::new(400_000);
+        let mut start = 0;
+        let mut place = |bytes| {
+            start = reserve(0, bytes)?;
+            Ok(start)
+        };
+        let entry = map(&budget, &mut place, 300_000, 16, Origin::Malloc, 4).expect("memory");
+        assert_eq!(budget.used(), entry.data_bytes);
+        assert!(map(&budget, &mut place, 300_000, 16, Origin::Malloc, 4).is_err());
+        assert_eq!(budget.used(), entry.data_bytes);
+        assert!(map(&budget, |_| Err(OutOfMemory), 1000, 16, Origin::Malloc, 4).is_err());
+        assert_eq!(budget.used(), entry.data_bytes);
+        mapping::unmap(entry.map_start, entry.map_bytes);
+    }
+
+    #[test]
+    fn a_moved_chunk_keeps_contents_and_alignment_and_the_room_behind_it_is_inaccessible() {
+        for (size, align_log2) in [(300_000, 4), (300_000, 13), (300_000, 16), (HUGE, 4), (HUGE, 12)] {
+            for (more, room) in [(0, 0), (0, PAGE), (PAGE, 3 * PAGE), (40 * PAGE, 60 * PAGE)] {
+                for pages in [0, 1, 2, 15, 300, 511] {
+                    let before = mapped(size, align_log2, pages * 7 % 512);
+                    let contents = core::ptr::with_exposed_provenance_mut::<u8>(before.chunk);
+                    // SAFETY: the chunk is this test's and so long.
+                    unsafe {
+                        contents.write(0x5a);
+                        contents.add(size - 1).write(0xa5);
+                    }
+                    let mut after = before;
+                    let needed = before.data_bytes + more;
+                    relocate(&mut after, |bytes| reserve(pages, bytes), needed, needed + room).expect("memory");
+                    after.data_bytes = needed;
+                    assert_eq!(after.chunk - after.data_start, before.chunk - before.data_start);
+                    assert!(after.chunk.is_multiple_of(1 << align_log2));
+                    assert_guarded(&after);
+                    assert!(after.data_end() + room + PAGE <= after.map_end(), "room to grow, and a guard");
+                    if size >= HUGE {
+                        assert_eq!(
+                            after.data_start % HUGE_PAGE,
+                            before.data_start % HUGE_PAGE,
+                            "page tables move whole"
+                        );
+                    }
+                    let unit = if size >= HUGE { HUGE_PAGE } else { PAGE.max(1 << align_log2) };
+                    assert!(after.map_bytes <= needed + room + unit + 2 * PAGE);
+                    let contents = core::ptr::with_exposed_provenance::<u8>(after.chunk);
+                    // SAFETY: as above.
+                    assert_eq!(unsafe { (contents.read(), contents.add(size - 1).read()) }, (0x5a, 0xa5));
+                    mapping::unmap(after.map_start, after.map_bytes);
+                    mapping::unmap(before.map_start, before.data_start - before.map_start);
+                    mapping::unmap(before.data_end(), before.map_end() - before.data_end());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_that_can_not_be_moved_is_as_it_was() {
+        let before = mapped(300_000, 4, 0);
+        let mut after = before;
+        assert!(relocate(&mut after, |_| Err(OutOfMemory), before.data_bytes, before.data_bytes).is_err());
+        assert_eq!((after.chunk, after.map_start, after.map_bytes), (before.chunk, before.map_start, before.map_bytes));
+        assert_guarded(&before);
+        mapping::unmap(before.map_start, before.map_bytes);
+    }
+
+    #[test]
+    fn a_chunk_is_mostly_resident_from_three_quarters_on() {
+        let entry = mapped(100 * PAGE, 4, 0);
+        let mut touched = 0;
+        let mut touch = |pages: usize| {
+            for page in touched..pages {
+                // SAFETY: the chunk is this test's.
+                unsafe { core::ptr::with_exposed_provenance_mut::<u8>(entry.data_start + page * PAGE).write(1) };
+            }
+            touched = pages;
+            is_mostly_resident(&entry)
+        };
+        assert_eq!([0, 1, 30, 70].map(&mut touch), [false; 4]);
+        assert_eq!([80, 100].map(touch), [true; 2]);
+        mapping::unmap(entry.map_start, entry.map_bytes);
+    }
+}

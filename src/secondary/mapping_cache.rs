@@ -149,7 +149,7 @@ impl MappingCache {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS, LARGEST, LEAST, MOST, MappingCache, PLACES, SHARE};
+    use super::{ALWAYS, EXTRA, LARGEST, LEAST, MOST, MappingCache, PLACES, SHARE};
     use crate::chunk::header::Origin;
     use crate::secondary::table::Entry;
 
@@ -206,6 +206,15 @@ mod tests {
             assert_eq!(cache.put(&entry(5, quarter), heap), Some(1), "a share of {share}");
             assert_eq!(cache.put(&entry(6, quarter + 1), heap), Some(2), "a share of {share}");
         }
+    }
+
+    #[test]
+    fn a_loop_can_bring_what_is_kept_to_twice_the_share_and_a_little() {
+        let mut cache = cache();
+        cache.extra = usize::MAX;
+        let most = 2 * LEAST + EXTRA;
+        assert_eq!(cache.put(&entry(1, most), 0), None);
+        assert_eq!(cache.put(&entry(2, 1), 0), Some(1));
     }
 
     #[test]
