@@ -139,7 +139,7 @@ mod tests {
     use crate::os::mapping::{self, HUGE_PAGE, OutOfMemory, PAGE, is_accessible, page_ceil, page_floor};
     use crate::secondary::table::Entry;
 
-    const UNLIMITED: Budget = Budget::new(usize::MAX);
+    static UNLIMITED: Budget = Budget::new(usize::MAX);
 
     /// Address space that begins so many pages behind the start of a huge page.
     fn reserve(pages: usize, bytes: usize) -> Result<usize, OutOfMemory> {
