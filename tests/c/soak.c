@@ -1,6 +1,7 @@
 /* Churns for argv[1] seconds with a live heap whose size swings about the same mean: small, medium and large chunks, threads
-   that come and go, chunks freed by other threads. Stops argv[2] times on the way: prints resident KiB, mappings, and how many
-   of the planted bugs were noticed, of how many. Then commits the bug that argv[3] names itself. */
+   that come and go, chunks freed by other threads. Stops argv[2] times on the way, less often where the machine is slow, but at
+   least eight times: prints resident KiB, mappings, and how many of the planted bugs were noticed, of how many. Then commits the
+   bug that argv[3] names itself. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -20,7 +21,7 @@ static size_t draw_size(uint32_t state) {
 
 static void *churn(void *seed) {
     uint32_t state = (uint32_t)(uintptr_t)seed * 2654435761u;
-    for (int round = 0; round < 300000; round++) {
+    for (int round = 0; round < 100000; round++) {
         state = state * 1664525 + 1013904223;
         size_t size = draw_size(state >> 8) + 1;
         char *chunk = malloc(size);
@@ -53,10 +54,16 @@ static void count(long *resident, long *mappings) {
     fclose(file);
 }
 
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
 static void run_for(double seconds) {
-    struct timespec now, start;
-    clock_gettime(CLOCK_MONOTONIC, &start);
-    uintptr_t seed = (uintptr_t)start.tv_nsec;
+    static uintptr_t seed;
+    double start = now();
+    seed += (uintptr_t)(start * 1e6);
     do {
         pthread_t crew[CREW];
         for (int i = 0; i < CREW; i++)
@@ -64,18 +71,16 @@ static void run_for(double seconds) {
                 abort();
         for (int i = 0; i < CREW; i++)
             pthread_join(crew[i], NULL);
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while ((double)(now.tv_sec - start.tv_sec) + (double)(now.tv_nsec - start.tv_nsec) / 1e9 < seconds);
+    } while (now() - start < seconds);
 }
 
 int main(int argc, char **argv) {
     if (argc != 4)
         return 2;
-    double seconds = atof(argv[1]);
-    int stops = atoi(argv[2]);
-    for (int i = 0; i < stops; i++) {
+    double seconds = atof(argv[1]), start = now();
+    for (int stop = 0; stop < 8 || now() - start < seconds; stop++) {
         long resident = 0, mappings = 0;
-        run_for(seconds / stops);
+        run_for(seconds / atoi(argv[2]));
         count(&resident, &mappings);
         printf("%ld %ld %d of %d\n", resident, mappings, noticed_bugs(), BUGS);
         fflush(stdout);
