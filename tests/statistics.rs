@@ -63,6 +63,47 @@ fn malloc_info_has_what_readers_of_glibc_look_for() {
     );
 }
 
+/// In a private heap and, through C and the XML, in that of a process.
+#[test]
+fn guarded_chunks_are_counted() {
+    let heap = Heap::new(Options { sample_rate: 1, guarded_slots: 16, ..Options::DEFAULT }).expect("a heap");
+    let guarded = |heap: &Heap| {
+        let exact = heap.check_stats().expect("nothing is damaged");
+        let quick = heap.stats();
+        let numbers = (exact.guarded_chunks, exact.guarded_allocated, exact.guarded_active);
+        assert_eq!(numbers, (quick.guarded_chunks, quick.guarded_allocated, quick.guarded_active));
+        assert!(exact.chunks >= numbers.0 && exact.allocated >= numbers.1 && exact.active >= numbers.2);
+        numbers
+    };
+    assert_eq!(guarded(&heap), (0, 0, 0));
+    let chunks = [100, 5000].map(|size| (heap.allocate(layout(size)).expect("memory"), size));
+    // The longer one takes two pages.
+    assert_eq!(guarded(&heap), (2, 5100, 3 * 4096));
+    for (chunk, size) in chunks {
+        free(&heap, chunk, size);
+    }
+    assert_eq!(guarded(&heap), (0, 0, 0));
+    // Those that find no slot are ordinary chunks.
+    for _ in 0..20 {
+        heap.allocate(layout(100)).expect("memory");
+    }
+    let (chunks, bytes, _) = guarded(&heap);
+    assert_eq!((chunks, bytes, heap.stats().chunks), (16, 1600, 20));
+
+    let program = compile::program(&["statistics.c"]);
+    let output = preloaded(&program, Profile::Fuzz).arg("holds_chunks_and_prints_info").output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let text = &text[..text.find("</malloc>").expect("a whole document") + "</malloc>".len()];
+    let document = info(text);
+    let ours = document.root_element().children().find(|node| node.has_tag_name("testudo")).expect("our element");
+    // It holds 3,000 chunks of 100 bytes, and libraries some more.
+    assert!((3000..=4096).contains(&number(ours, "guarded_chunks")), "{text}");
+    assert!(number(ours, "guarded_allocated") >= 300_000, "{text}");
+    assert!(number(ours, "guarded_active") >= 3000 * 4096, "{text}");
+    let mappings = document.root_element().children().find(|node| node.has_tag_name("mappings")).expect("mappings");
+    assert!(number(mappings, "used") > 0 && number(mappings, "used") < number(mappings, "limit"), "{text}");
+}
+
 /// Maps of a program under the library, with and without a kernel that names mappings: whole reservations are named, before the
 /// program begins, and never again.
 #[test]

@@ -163,8 +163,14 @@ fn write_info(out: &mut impl Write, stats: &Stats) -> fmt::Result {
         out,
         "<testudo chunks=\"{}\" allocated=\"{allocated}\" active=\"{active}\" cached=\"{cached}\" \
          quarantined=\"{quarantined}\" retained=\"{retained}\" metadata=\"{metadata}\" resident=\"{resident}\" \
-         zero_sized=\"{}\" violations=\"{}\"/>",
-        stats.chunks, stats.zero_sized, stats.violations
+         guarded_chunks=\"{}\" guarded_allocated=\"{}\" guarded_active=\"{}\" zero_sized=\"{}\" caches=\"{}\" violations=\"{}\"/>",
+        stats.chunks,
+        stats.guarded_chunks,
+        stats.guarded_allocated,
+        stats.guarded_active,
+        stats.zero_sized,
+        stats.caches,
+        stats.violations
     )?;
     if let Some(mappings) = Mappings::of_process() {
         writeln!(out, "<mappings used=\"{}\" limit=\"{}\"/>", mappings.used, mappings.limit)?;
