@@ -98,8 +98,9 @@ pub(crate) fn append(path: &CStr, bytes: &[u8]) {
 pub(crate) struct NewFile(File);
 
 impl NewFile {
-    /// Makes a file, readable by its owner only, or empties the one that is there. Follows no symbolic link, which somebody else
-    /// may have put there, and takes nothing but a plain file: writing never waits for a reader.
+    /// Makes a file, readable by its owner only, or empties the one that is there. Follows no symbolic link and takes no file of
+    /// another user: somebody else may have put either there, to have something overwritten or to read what is written. Takes
+    /// nothing but a plain file: writing never waits for a reader.
     ///
     /// # Errors
     /// The error number of the system.
@@ -107,6 +108,16 @@ impl NewFile {
         let flags =
             libc::O_WRONLY | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOCTTY | libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = File::open_with(path, flags).ok_or_else(Errno::get)?;
+        // SAFETY: all-zero is a valid value of this plain structure.
+        let mut status: libc::stat = unsafe { core::mem::zeroed() };
+        // SAFETY: the descriptor is open, and the place valid.
+        if unsafe { libc::fstat(file.0, &raw mut status) } != 0 {
+            return Err(Errno::get());
+        }
+        // SAFETY: no arguments, cannot fail.
+        if status.st_uid != unsafe { libc::geteuid() } {
+            return Err(libc::EPERM);
+        }
         // Fails for everything that is not a plain file.
         // SAFETY: the descriptor is open.
         if unsafe { libc::syscall(libc::SYS_ftruncate, file.0, 0) } != 0 {
@@ -174,9 +185,24 @@ pub(crate) fn count_lines(path: &CStr) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{count_lines, read};
+    use super::{NewFile, count_lines, read};
     use std::ffi::CString;
     use std::io::Write;
+
+    #[test]
+    fn a_file_of_another_user_is_not_written_to() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let path = CString::new(file.path().to_str().expect("text")).expect("no zero in it");
+        std::fs::write(file.path(), "before").expect("written");
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(file.path(), Some(65_534), None).is_ok() {
+            assert_eq!(NewFile::create(&path).err(), Some(libc::EPERM));
+            assert_eq!(std::fs::read(file.path()).expect("readable"), b"before");
+            std::os::unix::fs::chown(file.path(), Some(0), None).expect("taken back");
+        }
+        NewFile::create(&path).expect("one's own").write(b"after").expect("written");
+        assert_eq!(std::fs::read(file.path()).expect("readable"), b"after");
+    }
 
     #[test]
     fn a_file_is_read_as_far_as_there_is_room_and_its_lines_are_counted() {

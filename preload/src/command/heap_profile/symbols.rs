@@ -3,7 +3,7 @@
 use super::read::{Mapping, Profile};
 use addr2line::Context;
 use addr2line::gimli::{self, Dwarf, EndianSlice, RunTimeEndian};
-use miniz_oxide::inflate::decompress_to_vec_zlib;
+use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 use object::{CompressionFormat, File, Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
 use std::collections::HashMap;
 use std::fs;
@@ -34,12 +34,18 @@ struct Module {
     functions: Vec<(u64, u64, String)>,
 }
 
+/// The longest section that is unpacked, in bytes: a small file must not become all of the memory.
+const MOST_UNPACKED: usize = 4 << 30;
+
 /// The contents of a section, unpacked; empty where there is none, or where it is packed in a way that is not known.
 fn section(file: &File<'_>, name: &str) -> Bytes {
     let data = file.section_by_name(name).and_then(|section| section.compressed_data().ok());
     let bytes = match data {
         Some(data) if data.format == CompressionFormat::None => data.data.to_vec(),
-        Some(data) if data.format == CompressionFormat::Zlib => decompress_to_vec_zlib(data.data).unwrap_or_default(),
+        Some(data) if data.format == CompressionFormat::Zlib => {
+            let bytes = usize::try_from(data.uncompressed_size).unwrap_or(MOST_UNPACKED).min(MOST_UNPACKED);
+            decompress_to_vec_zlib_with_limit(data.data, bytes).unwrap_or_default()
+        }
         _ => Vec::new(),
     };
     let endian = if file.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
@@ -123,6 +129,11 @@ fn unnamed(mapping: Option<&Mapping>, address: u64) -> Function {
     Function { name, file: String::new(), line: 0 }
 }
 
+/// A name without what would move a terminal's cursor or end a line: names are whatever the makers of the files put there.
+fn harmless(name: &str) -> String {
+    name.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
 /// Whether a function belongs to the allocator, or to what Rust puts in front of it.
 fn is_allocators(function: &Function) -> bool {
     ["testudo::", "<testudo::", "__rust_", "__rustc::"].iter().any(|start| function.name.starts_with(start))
@@ -142,7 +153,12 @@ impl Symbols {
                 let module = modules.entry(&mapping.path).or_insert_with(|| Module::open(&mapping.path));
                 module.functions(address - mapping.start + mapping.offset)
             });
-            functions.insert(*address, known.unwrap_or_else(|| vec![unnamed(mapping, *address)]));
+            let mut found = known.unwrap_or_else(|| vec![unnamed(mapping, *address)]);
+            for function in &mut found {
+                function.name = harmless(&function.name);
+                function.file = harmless(&function.file);
+            }
+            functions.insert(*address, found);
         }
         Self { functions }
     }
@@ -156,5 +172,21 @@ impl Symbols {
     pub fn callers<'a>(&self, frames: &'a [u64]) -> &'a [u64] {
         let own = frames.iter().take_while(|frame| self.at(**frame).iter().all(is_allocators)).count();
         if own == frames.len() { frames } else { &frames[own..] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Mapping, Profile, Symbols};
+    use crate::heap_profile::read::Sample;
+
+    #[test]
+    fn no_name_commands_a_terminal_or_ends_a_line() {
+        let path = "/no/such\n/\u{1b}[2Jlibrary".to_owned();
+        let mapping = Mapping { start: 0x1000, end: 0x2000, offset: 0, path };
+        let samples = vec![Sample { values: [1.0; 4], frames: vec![0x1010] }];
+        let profile = Profile { interval: 1, time: 0, process: 1, dropped: 0, samples, mappings: vec![mapping] };
+        let names: Vec<_> = Symbols::of(&profile).at(0x1010).iter().map(|function| function.name.clone()).collect();
+        assert_eq!(names, ["?[2Jlibrary+0x10"]);
     }
 }
