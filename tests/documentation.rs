@@ -50,6 +50,7 @@ fn sources(path: &str) -> String {
         format!("tests/real/{}.rs", path.split("::").nth(1).unwrap_or("-")),
         format!("src/{inside}.rs"),
         format!("src/{inside}/mod.rs"),
+        format!("models/tests/{first}.rs"),
     ];
     places.iter().filter_map(|place| fs::read_to_string(support::root().join(place)).ok()).collect()
 }
@@ -70,24 +71,46 @@ fn rows<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     table.skip(2).map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
 }
 
+fn exists(file: &str, name: &str) -> bool {
+    let text = sources(file);
+    !text.is_empty() && (name.is_empty() || defines(&text, name))
+}
+
 #[test]
 fn every_guarantee_names_a_test_that_exists() {
     let text = document("SECURITY.md");
-    let rows = rows(&text, "\n## Guarantees\n");
-    assert!(rows.len() > 15, "the table of guarantees is gone: {rows:?}");
     let mut missing = BTreeSet::new();
-    for row in rows {
-        let cell = row.last().expect("a cell");
-        let tests = named_tests(cell);
-        assert!(!tests.is_empty(), "no test is named for {:?}", row.first());
-        for (file, name) in tests {
-            let text = sources(&file);
-            if text.is_empty() || !name.is_empty() && !defines(&text, &name) {
-                missing.insert(format!("{file}::{name}"));
-            }
+    for (heading, least) in [("\n## Guarantees\n", 15), ("\n### Profile `fuzz`", 8)] {
+        let rows = rows(&text, heading);
+        assert!(rows.len() > least, "the table of guarantees is gone: {rows:?}");
+        for row in rows {
+            let cell = row.last().expect("a cell");
+            let tests = named_tests(cell);
+            assert!(!tests.is_empty(), "no test is named for {:?}", row.first());
+            missing.extend(tests.into_iter().filter(|(file, name)| !exists(file, name)));
         }
     }
     assert!(missing.is_empty(), "SECURITY.md names tests that do not exist: {missing:#?}");
+}
+
+/// Outside the tables too.
+#[test]
+fn every_test_that_a_document_names_exists() {
+    for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "docs/testing-the-tests.md", "docs/install.md"] {
+        let text = document(name);
+        let code = text.split('`').skip(1).step_by(2).map(|word| word.trim_end_matches("::"));
+        let path = |word: &&str| {
+            let mut parts = word.split("::");
+            word.contains("::")
+                && parts.all(|part| part.starts_with(|letter: char| letter.is_ascii_lowercase()))
+                && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_:".contains(&byte))
+        };
+        for word in code.filter(path).filter(|word| !word.starts_with("std::") && !word.starts_with("allocator_api2::"))
+        {
+            let (file, test) = word.rsplit_once("::").expect("it has two parts");
+            assert!(exists(file, test) || exists(word, ""), "{name} names {word}, which is not there");
+        }
+    }
 }
 
 #[test]
@@ -158,4 +181,64 @@ fn the_picture_of_a_report_is_what_a_run_shows() {
         .expect("python3 runs the script");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(document("README.md").contains("docs/report.svg"));
+}
+
+/// Files of the library with public items, and their lines without tests.
+fn library() -> Vec<(String, Vec<String>)> {
+    let mut folders = vec![support::root().join("src")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("text");
+                let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                files.push((path.display().to_string(), text.lines().map(str::to_owned).collect()));
+            }
+        }
+    }
+    files
+}
+
+/// The documentation tests run them. A method may be shown in the example of its type.
+#[test]
+fn every_public_item_has_an_example_and_says_how_it_fails() {
+    let mut found = 0;
+    for (file, lines) in library() {
+        let all = lines.join("\n");
+        let examples: String = all.split("/// ```").skip(1).step_by(2).collect();
+        let mut comment = String::new();
+        for (number, line) in lines.iter().enumerate() {
+            let text = line.trim();
+            if let Some(rest) = text.strip_prefix("///") {
+                comment.push_str(rest);
+                comment.push('\n');
+                continue;
+            }
+            if text.starts_with("#[") {
+                continue;
+            }
+            let comment = std::mem::take(&mut comment);
+            let Some(item) = text.strip_prefix("pub ") else { continue };
+            let words: Vec<&str> = item.split(|letter: char| !letter.is_alphanumeric() && letter != '_').collect();
+            let Some(kind) = words.iter().position(|word| ["fn", "struct", "enum", "trait"].contains(word)) else {
+                continue;
+            };
+            let name = words.get(kind + 1).copied().unwrap_or_default();
+            let place = format!("{file}:{}: {name}", number + 1);
+            let is_method = line.starts_with(' ');
+            let shown = comment.contains("```") || is_method && examples.contains(&format!("{name}("));
+            assert!(shown, "{place} has no example");
+            let rest = lines.iter().skip(number).take(8).cloned().collect::<Vec<_>>().join(" ");
+            let head = rest.split(['{', ';']).next().unwrap_or_default();
+            assert!(
+                words.get(kind) != Some(&"fn") || !head.contains("-> Result<") || comment.contains("# Errors"),
+                "{place} does not say how it fails"
+            );
+            found += 1;
+        }
+    }
+    assert!(found > 40, "{found} public items");
 }

@@ -6,12 +6,17 @@ use core::fmt::{self, Write};
 /// The longest name, in bytes.
 const MOST: usize = 159;
 
-/// An absolute file name of at most 159 bytes, or none. `%p` in it stands for the number of the process.
+/// An absolute file name of at most 159 bytes, or none. `%p` in it stands for the number of the process, and in that of heap
+/// profiles `%n` for the number of the profile.
 ///
 /// ```
-/// use testudo::FilePath;
+/// use testudo::{FilePath, Options};
 ///
-/// assert!(FilePath::new(b"/var/log/testudo-%p.jsonl").is_some() && FilePath::new(b"relative").is_none());
+/// let report_path = FilePath::new(b"/var/log/testudo-%p.jsonl").ok_or("not an absolute name")?;
+/// let options = Options { report_path, ..Options::DEFAULT };
+/// assert_eq!(options.report_path.as_bytes(), b"/var/log/testudo-%p.jsonl");
+/// assert!(FilePath::new(b"relative").is_none() && options.heap_profile_path.is_none());
+/// # Ok::<(), &str>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FilePath {
