@@ -11,12 +11,12 @@
 //!             \                           /
 //!              heap   one request, told from top to bottom: pick → seal → hand out; verify → quarantine → recycle
 //!             /        |                  \
-//!    thread_cache   quarantine         guarded: pool of guarded slots · heap_profile
+//!    thread_cache   quarantine         guarded: allocate, free, inspect → table, queue, surroundings · heap_profile
 //!             \        |                  \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
 //!             \        |                    /
 //!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling, byte_sampling · random · options · stats · violation · text · report (report_json, abort_message) · trace
-//!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, cgroup, file, process, report_copy
+//!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, cgroup, file, prefetch, process, report_copy
 //! ```
 //!
 //! Imports point down this picture. Checks return a [`Violation`]; only `report` aborts.

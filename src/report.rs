@@ -157,7 +157,7 @@ fn write_report<const BYTES: usize>(text: &mut Text<BYTES>, violation: &Violatio
 #[inline(never)]
 pub(crate) fn abort(violation: &Violation, history: Option<&History>) -> ! {
     let mut window = Window::UNKNOWN;
-    let here = Trace::here(None, &mut window, process::thread_number());
+    let here = Trace::here(&mut window, process::thread_number());
     write(violation, history, &here);
     process::abort()
 }

@@ -16,6 +16,7 @@ use crate::random::Random;
 use crate::sampling::Sampler;
 use crate::size_class::{CLASSES, ClassId, FINE_MAX, HEADER};
 use crate::trace::Window;
+use crate::trace::remembered::Remembered;
 use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
 
@@ -269,6 +270,8 @@ pub(crate) struct ThreadCache {
     pub(crate) thread: i32,
     /// What is known of that thread's stack.
     pub(crate) window: Window,
+    /// Walks up it that need not be taken again.
+    pub(crate) remembered: Remembered,
     /// How often the destructor of its thread has been put off.
     pub(crate) rounds: u8,
     /// Bytes of ready slots that a class may have.
@@ -321,6 +324,7 @@ impl ThreadCache {
             (&raw mut (*cache).checks).write(set);
             (&raw mut (*cache).thread).write(0);
             (&raw mut (*cache).window).write(Window::UNKNOWN);
+            (&raw mut (*cache).remembered).write(Remembered::NOWHERE);
             (&raw mut (*cache).fills).write(options.fill_pattern);
             (&raw mut (*cache).turns).write(0);
             (&raw mut (*cache).rounds).write(0);
@@ -372,6 +376,8 @@ impl ThreadCache {
 
     /// Unmaps a cache.
     pub(crate) fn unmap(address: usize) {
+        // SAFETY: mapped, and nobody uses it any more.
+        unsafe { (*core::ptr::with_exposed_provenance_mut::<Self>(address)).remembered.unmap() };
         mapping::unmap(address - PAGE, MAPPING_BYTES);
     }
 

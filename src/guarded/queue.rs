@@ -6,6 +6,8 @@ use crate::random::Random;
 pub(super) struct Queue {
     head: u32,
     length: u32,
+    /// Whether the one at the head is the next.
+    chosen: bool,
 }
 
 /// The next slot is one of this share of those that wait, and one of so many.
@@ -13,7 +15,7 @@ const SHARE: u32 = 8;
 const MOST: u32 = 32;
 
 impl Queue {
-    pub(super) const EMPTY: Self = Self { head: 0, length: 0 };
+    pub(super) const EMPTY: Self = Self { head: 0, length: 0, chosen: false };
 
     /// Puts a slot at the end. The caller has a place for every slot there is.
     pub(super) fn push(&mut self, places: &mut [u16], slot: u16) {
@@ -30,17 +32,32 @@ impl Queue {
     /// Takes one of the slots that have waited longest. Which one is random, so that an address does not come back after
     /// a number of frees that can be counted.
     pub(super) fn pop(&mut self, places: &mut [u16], random: &mut Random) -> Option<u16> {
+        if !self.chosen {
+            self.choose(places, random);
+        }
         if self.length == 0 {
             return None;
         }
-        let count = places.len() as u32;
-        let among = (self.length / SHARE).clamp(1, MOST);
-        let other = (self.head + random.below(among)) % count;
-        places.swap(self.head as usize, other as usize);
         let slot = *places.get(self.head as usize)?;
-        self.head = (self.head + 1) % count;
+        self.head = (self.head + 1) % places.len() as u32;
         self.length -= 1;
+        self.choose(places, random);
         Some(slot)
+    }
+
+    /// The slot that comes next, where that is certain: what is known about it can be fetched ahead.
+    pub(super) fn next(&self, places: &[u16]) -> Option<u16> {
+        if self.chosen { places.get(self.head as usize).copied() } else { None }
+    }
+
+    /// Chooses the slot that comes next, and puts it at the head.
+    fn choose(&mut self, places: &mut [u16], random: &mut Random) {
+        self.chosen = self.length > 0;
+        if self.chosen {
+            let among = (self.length / SHARE).clamp(1, MOST);
+            let other = (self.head + random.below(among)) % places.len() as u32;
+            places.swap(self.head as usize, other as usize);
+        }
     }
 }
 
@@ -60,7 +77,9 @@ mod tests {
         let mut last_seen = [0_u32; 64];
         let mut delays = std::collections::BTreeSet::new();
         for round in 1..20_000_u32 {
+            let next = queue.next(&places);
             let slot = queue.pop(&mut places, &mut random).expect("a slot");
+            assert!(round == 1 && next.is_none() || next == Some(slot), "{next:?} was announced, not {slot}");
             let delay = round - core::mem::replace(&mut last_seen[usize::from(slot)], round);
             if round > 64 {
                 delays.insert(delay);

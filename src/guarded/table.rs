@@ -2,9 +2,12 @@
 
 use crate::chunk::header::Origin;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::os::prefetch;
 use crate::primary::arena::reserve_somewhere;
 use crate::random::Random;
-use crate::trace::{Caller, DEPTH, History, Trace};
+use crate::trace::depot::{Depot, TraceId};
+use crate::trace::{Caller, DEPTH, History, Taken, Trace};
+use core::num::NonZeroU32;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 /// States of a slot. Whoever brings it into one of the last three owns the slot until it leaves that again.
@@ -23,8 +26,8 @@ pub(super) mod state {
     pub(crate) const CLOSING: u8 = 5;
 }
 
-/// A slot. Everything but `state` and `number` is about its chunk, the last one if it was freed.
-#[repr(C)]
+/// A slot. Everything but `state` and what concerns the pages is about its chunk, the last one if it was freed. One line of the CPU's cache.
+#[repr(C, align(64))]
 pub(super) struct Entry {
     pub(super) state: AtomicU8,
     origin: AtomicU8,
@@ -43,29 +46,67 @@ pub(super) struct Entry {
 struct Call {
     /// Number of the thread; zero when it was not done.
     thread: AtomicU32,
-    /// Up to the first zero; what stands behind it is from an earlier call.
-    frames: [AtomicUsize; DEPTH],
+    /// Number of its trace in the depot; zero where the trace is in [`Frames`].
+    trace: AtomicU32,
 }
 
-impl Call {
-    fn note(&self, caller: &Caller) {
+/// A trace that the depot has no room for: up to the first zero; what stands behind it is from an earlier call.
+struct Frames([AtomicUsize; DEPTH]);
+
+/// The traces of a slot: who allocated its chunk and who freed it. Never touched as long as there is room in the depot.
+pub(super) struct SlotFrames {
+    allocated: Frames,
+    freed: Frames,
+}
+
+/// What is needed to tell the trace of a call.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<'a> {
+    depot: &'a Depot,
+    frames: &'a SlotFrames,
+}
+
+impl Frames {
+    fn note(&self, trace: &Trace) {
         // With the zero behind the last one, if there is room for it: most traces are short, and these lines are seldom in a cache.
-        for (place, frame) in self.frames.iter().zip(caller.trace.frames).take(caller.trace.length + 1) {
+        for (place, frame) in self.0.iter().zip(trace.frames).take(trace.length + 1) {
             place.store(frame, Ordering::Relaxed);
         }
-        self.thread.store(caller.thread.cast_unsigned(), Ordering::Relaxed);
     }
 
-    fn caller(&self) -> Option<Caller> {
-        let thread = self.thread.load(Ordering::Relaxed).cast_signed();
+    fn trace(&self) -> Trace {
         let mut trace = Trace::NONE;
-        for (frame, place) in trace.frames.iter_mut().zip(&self.frames) {
+        for (frame, place) in trace.frames.iter_mut().zip(&self.0) {
             *frame = place.load(Ordering::Relaxed);
             if *frame == 0 {
                 break;
             }
             trace.length += 1;
         }
+        trace
+    }
+}
+
+impl Call {
+    fn note(&self, caller: &Caller<Taken>, frames: &Frames) {
+        let number = match &caller.trace {
+            Taken::Numbered(TraceId(number)) => number.get(),
+            Taken::Whole(trace) => {
+                frames.note(trace);
+                0
+            }
+        };
+        // Whoever reads the number finds the trace in the depot.
+        self.trace.store(number, Ordering::Release);
+        self.thread.store(caller.thread.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    fn caller(&self, frames: &Frames, depot: &Depot) -> Option<Caller> {
+        let thread = self.thread.load(Ordering::Relaxed).cast_signed();
+        let trace = match NonZeroU32::new(self.trace.load(Ordering::Acquire)) {
+            Some(number) => depot.trace(TraceId(number)).unwrap_or(Trace::NONE),
+            None => frames.trace(),
+        };
         (thread != 0).then_some(Caller { thread, trace })
     }
 }
@@ -82,27 +123,30 @@ pub(crate) struct Chunk {
 }
 
 impl Entry {
-    pub(super) fn describe(&self, chunk: &Chunk, caller: &Caller) {
+    pub(super) fn describe(&self, chunk: &Chunk, caller: &Caller<Taken>, kept: Kept<'_>) {
         self.origin.store(chunk.origin as u8, Ordering::Relaxed);
         self.align_log2.store(chunk.align_log2 as u8, Ordering::Relaxed);
         self.size.store(chunk.size as u32, Ordering::Relaxed);
         self.chunk.store(chunk.address, Ordering::Relaxed);
-        self.allocated.note(caller);
+        self.allocated.note(caller, &kept.frames.allocated);
         self.freed.thread.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn freed_by(&self, caller: &Caller) {
-        self.freed.note(caller);
+    pub(super) fn freed_by(&self, caller: &Caller<Taken>, kept: Kept<'_>) {
+        self.freed.note(caller, &kept.frames.freed);
     }
 
-    /// Whether the innermost calls that allocated the chunks of both are the same: a quick look before all are compared.
-    pub(super) fn starts_like(&self, other: &Self) -> bool {
-        let innermost = |entry: &Self| entry.allocated.frames.first().map(|frame| frame.load(Ordering::Relaxed));
-        innermost(self) == innermost(other)
+    /// Whether the calls that allocated the chunks of both may be the same: a quick look before all are compared.
+    pub(super) fn may_start_like(&self, other: &Self) -> bool {
+        let number = |entry: &Self| entry.allocated.trace.load(Ordering::Relaxed);
+        number(self) == number(other) || number(self) == 0 || number(other) == 0
     }
 
-    pub(super) fn history(&self) -> History {
-        History { allocated: self.allocated.caller(), freed: self.freed.caller() }
+    pub(super) fn history(&self, kept: Kept<'_>) -> History {
+        History {
+            allocated: self.allocated.caller(&kept.frames.allocated, kept.depot),
+            freed: self.freed.caller(&kept.frames.freed, kept.depot),
+        }
     }
 
     /// The chunk, unless the slot was never used.
@@ -116,13 +160,18 @@ impl Entry {
     }
 }
 
-/// The entries, and the places of the queue of slots. Zeroes are a table of nothing.
+/// The entries, the places of the queue of slots, and what of traces the depot has no room for. Zeroes are a table of nothing.
 pub(super) struct Table {
     start: AtomicUsize,
     slots: AtomicUsize,
 }
 
 const fn bytes_of(slots: usize) -> usize {
+    frames_at(slots) + page_ceil(slots * size_of::<SlotFrames>())
+}
+
+/// Where the traces begin.
+const fn frames_at(slots: usize) -> usize {
     page_ceil(slots * size_of::<Entry>()) + page_ceil(slots * size_of::<u16>())
 }
 
@@ -168,6 +217,24 @@ impl Table {
         // SAFETY: so many entries are mapped there until the heap goes away; zeroed memory is a valid one, and all its fields are
         // atomic.
         Some(unsafe { &*core::ptr::with_exposed_provenance(address) })
+    }
+
+    /// Has the CPU bring the entry of a slot near, for a change: after thousands of others it is far away.
+    pub(super) fn fetch(&self, slot: usize) {
+        if let Some(entry) = self.entry(slot) {
+            prefetch::fetch_to_write(core::ptr::from_ref(entry).addr());
+        }
+    }
+
+    /// The traces of a slot.
+    pub(super) fn kept<'a>(&'a self, slot: usize, depot: &'a Depot) -> Option<Kept<'a>> {
+        let slots = self.slots();
+        if slot >= slots {
+            return None;
+        }
+        let address = self.start.load(Ordering::Relaxed) + frames_at(slots) + slot * size_of::<SlotFrames>();
+        // SAFETY: as for the entries.
+        Some(Kept { depot, frames: unsafe { &*core::ptr::with_exposed_provenance(address) } })
     }
 
     /// The places of the queue.

@@ -8,12 +8,14 @@ use crate::chunk::header::{Fields, Header, MAX_ALIGN_LOG2, Origin};
 use crate::chunk::{canary, contents};
 use crate::guarded::{GUARDED_MAX, PATTERN};
 use crate::os::mapping::{OutOfMemory, PAGE};
+use crate::primary::arena::reserve_somewhere;
 use crate::primary::class::BATCH;
 use crate::primary::region::{OwnedSlot, state};
 use crate::primary::slab::slots_log2;
 use crate::protections::{Protections, with_mixture};
 use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN};
 use crate::thread_cache::ThreadCache;
+use crate::trace::remembered::REMEMBERED_BYTES;
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
 
@@ -304,8 +306,11 @@ impl Core {
         cache.resume_fast_paths();
         self.refresh_randomness(cache);
         let ground = self.guarded_ground();
-        let ThreadCache { random, window, thread, .. } = &mut *cache;
-        let caller = || self.caller(window, thread);
+        let ThreadCache { random, window, remembered, thread, .. } = &mut *cache;
+        if !remembered.is_settled() && self.guarded.depot().is_settled() {
+            remembered.settle(reserve_somewhere(REMEMBERED_BYTES, random));
+        }
+        let caller = || self.caller(window, remembered, thread);
         if let Some(chunk) = self.guarded.allocate(ground, random, size, align_log2, origin, caller) {
             self.record_if_hit(cache, chunk, size);
             return Some(chunk);

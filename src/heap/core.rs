@@ -19,7 +19,8 @@ use crate::random::Random;
 use crate::secondary::{self, Secondary};
 use crate::size_class::{CLASSES, ClassId};
 use crate::thread_cache::{ASK, Stock, ThreadCache};
-use crate::trace::{Caller, Rules, Trace, Window};
+use crate::trace::remembered::Remembered;
+use crate::trace::{Caller, Rules, Taken, Window};
 use crate::violation::Violation;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -313,12 +314,12 @@ impl Core {
 
     /// Who is calling, for what is recorded about guarded chunks.
     #[inline(never)]
-    pub(crate) fn caller(&self, window: &mut Window, known: &mut i32) -> Caller {
+    pub(crate) fn caller(&self, window: &mut Window, remembered: &mut Remembered, known: &mut i32) -> Caller<Taken> {
         let thread = if *known > 0 { *known } else { process::thread_number() };
         if *known == ASK {
             *known = thread;
         }
-        Caller { thread, trace: Trace::here(Some(&self.rules), window, thread) }
+        Caller { thread, trace: Taken::here(&self.rules, self.guarded.depot(), remembered, window, thread) }
     }
 
     /// The shared state of a class.
@@ -344,6 +345,10 @@ impl Core {
             }
             cache.checks = self.set(cache.mark);
             cache.resume_fast_paths();
+            if cache.generation != self.generation.load(Ordering::Relaxed) {
+                // It was another thread's when the process forked, perhaps in the middle of a change.
+                cache.remembered.unmap();
+            }
             cache.rounds = 0;
             cache.thread = 0;
             cache.window = Window::UNKNOWN;

@@ -191,13 +191,13 @@ impl Core {
     #[cold]
     fn free_guarded(&self, cache: &mut ThreadCache, chunk: usize, demand: &Demand) -> Result<(), Violation> {
         let may = |found: &_| Located::Guarded(*found).check_demand(chunk, demand, self.options.mismatch);
-        let ThreadCache { window, thread, .. } = cache;
+        let ThreadCache { window, remembered, thread, .. } = cache;
         // Asked for when all has been verified, and the slot can't be used again yet.
         let caller = || {
             if self.heap_profile.is_on() {
                 self.heap_profile.forget(chunk);
             }
-            self.caller(window, thread)
+            self.caller(window, remembered, thread)
         };
         self.guarded.free(self.guarded_ground(), chunk, may, caller)
     }

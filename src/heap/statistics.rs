@@ -11,6 +11,7 @@ use crate::primary::slab::{SlabId, slots_log2};
 use crate::size_class::ClassId;
 use crate::stats::{ClassStats, Stats};
 use crate::thread_cache::{CACHE_BYTES, ThreadCache};
+use crate::trace::remembered;
 use crate::violation::Violation;
 use core::sync::atomic::Ordering;
 
@@ -98,6 +99,9 @@ impl Core {
             stats.empty += census.empty_slabs * census.slab_bytes;
         }
         caches.for_each(|_| stats.caches += 1);
+        if self.guarded.depot().is_settled() {
+            stats.metadata += stats.caches * remembered::ACCESSIBLE;
+        }
         drop(caches);
         self.collect_large(&mut stats, visited);
         (stats.guarded_chunks, stats.guarded_allocated, stats.guarded_active) = self.guarded.footprint();

@@ -13,6 +13,7 @@ pub(crate) mod file;
 mod futex;
 pub(crate) mod lock;
 pub(crate) mod mapping;
+pub(crate) mod prefetch;
 pub(crate) mod process;
 pub(crate) mod report_copy;
 pub(crate) mod thread_local;

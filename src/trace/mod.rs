@@ -1,31 +1,37 @@
 //! Stack traces that may be taken inside malloc and inside signal handlers: no lock, no allocation, no fault.
 //!
-//! * [`unwind`]: one step up by the unwind tables that every module has.
+//! * [`unwind`]: one step up by the unwind tables that every module has. [`rule`] is what they say, [`rules`] what they said before.
+//! * [`walk`]: from step to step. [`evidence`]: what the outcome rested on. [`remembered`]: outcomes that are known by their evidence.
+//! * [`depot`]: traces by number.
 //! * [`stack`]: reading a stack whose bounds nobody knows.
 //! * [`module`]: which module an address lies in.
 //! * [`symbol`]: which function; for reports only, because it reads files. [`variable`]: where a variable is, by its name.
 //!
 //! Where there is no table (code made at run time), the frame pointer is followed.
 
+pub(crate) mod depot;
+mod evidence;
 mod module;
+pub(crate) mod remembered;
+mod rule;
+mod rules;
 mod stack;
 mod symbol;
 mod unwind;
 pub(crate) mod variable;
+mod walk;
 
 use core::fmt::{self, Write};
-use core::ops::Range;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use depot::{Depot, TraceId};
 pub(crate) use module::Module;
+use remembered::Remembered;
+pub(crate) use rules::Rules;
 pub(crate) use stack::Window;
 pub(crate) use symbol::note_sandbox;
-use unwind::{Base, Place, Rule};
+use walk::Walk;
 
 /// Frames that are kept, innermost first.
 pub(crate) const DEPTH: usize = 24;
-
-/// Frames that are walked beyond those that are kept, for those of the allocator.
-const MORE_STEPS: usize = 40;
 
 /// The calls that led somewhere: addresses within the calling instructions.
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +42,18 @@ pub(crate) struct Trace {
 
 /// A thread, and the calls that led to what it did.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Caller {
+pub(crate) struct Caller<T = Trace> {
     pub(crate) thread: i32,
-    pub(crate) trace: Trace,
+    pub(crate) trace: T,
+}
+
+/// A trace that was taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Taken {
+    /// The depot has it.
+    Numbered(TraceId),
+    /// The depot has no room.
+    Whole(Trace),
 }
 
 /// Who allocated a chunk, and who gave it back.
@@ -84,95 +99,6 @@ impl Registers {
     }
 }
 
-/// What was worked out before: rules by address, and where the allocator's own code lies. Racing threads may lose an entry, never
-/// mix two up. Zeroes are a valid one that knows nothing.
-pub(crate) struct Rules {
-    places: [[AtomicU64; 2]; RULES],
-    /// End and start of the library that is the allocator; the end is zero as long as nobody asked.
-    own: [AtomicUsize; 2],
-}
-
-/// 64 KiB, of which only what is used is ever touched: a walk costs a tenth when every rule is found here.
-const RULES: usize = 4096;
-
-impl Rules {
-    fn place(&self, pc: usize) -> &[AtomicU64; 2] {
-        let hash = (pc as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RULES.ilog2());
-        &self.places[hash as usize & (RULES - 1)]
-    }
-
-    /// The addresses of the allocator's own code.
-    fn own(&self) -> Range<usize> {
-        let [end, start] = &self.own;
-        match end.load(Ordering::Acquire) {
-            0 => {
-                let own = own_code();
-                start.store(own.start, Ordering::Relaxed);
-                end.store(own.end, Ordering::Release);
-                own
-            }
-            end => start.load(Ordering::Relaxed)..end,
-        }
-    }
-
-    fn get(&self, pc: usize) -> Option<Rule> {
-        let [key, packed] = self.place(pc);
-        let packed = packed.load(Ordering::Relaxed);
-        (packed != 0 && key.load(Ordering::Relaxed) ^ packed == pc as u64).then(|| unpack(packed))
-    }
-
-    fn put(&self, pc: usize, rule: &Rule) {
-        if let Some(packed) = pack(rule) {
-            let [key, place] = self.place(pc);
-            key.store(pc as u64 ^ packed, Ordering::Relaxed);
-            place.store(packed, Ordering::Relaxed);
-        }
-    }
-}
-
-/// The addresses of the library that is the allocator; none, and not zero, where the allocator is a part of the program.
-#[cold]
-fn own_code() -> Range<usize> {
-    match Module::around(Registers::here().pc) {
-        Some(module) if module.is_own_library() => module.addresses(),
-        _ => 1..1,
-    }
-}
-
-/// The usual kind of rule in a word that is not zero: 24 bits each for the offsets of frame and frame pointer.
-fn pack(rule: &Rule) -> Option<u64> {
-    let field =
-        |offset: i32| (-(1 << 23)..1 << 23).contains(&offset).then_some(u64::from(offset.cast_unsigned()) & 0xff_ffff);
-    if rule.indirect || rule.signal {
-        return None;
-    }
-    let last = match rule.return_address {
-        Place::AtFrame(-8) => 0,
-        // Nobody called: the end of every walk.
-        Place::Undefined => 1,
-        _ => return None,
-    };
-    let (saved, offset) = match rule.frame_pointer {
-        Place::Same => (0, 0),
-        Place::AtFrame(offset) => (1, field(offset)?),
-        _ => return None,
-    };
-    let base = u64::from(rule.base == Base::FramePointer);
-    Some(1 << 63 | last << 50 | saved << 49 | base << 48 | offset << 24 | field(rule.offset)?)
-}
-
-fn unpack(packed: u64) -> Rule {
-    let field = |shift: u32| (((packed >> shift) as u32) << 8).cast_signed() >> 8;
-    Rule {
-        base: if packed >> 48 & 1 == 1 { Base::FramePointer } else { Base::StackPointer },
-        offset: field(0),
-        indirect: false,
-        return_address: if packed >> 50 & 1 == 1 { Place::Undefined } else { Place::AtFrame(-8) },
-        frame_pointer: if packed >> 49 & 1 == 1 { Place::AtFrame(field(24)) } else { Place::Same },
-        signal: false,
-    }
-}
-
 impl PartialEq for Trace {
     fn eq(&self, other: &Self) -> bool {
         self.frames == other.frames
@@ -184,8 +110,8 @@ impl Trace {
 
     /// The calls that led here, without those inside a library that is the allocator.
     #[inline(never)]
-    pub(crate) fn here(rules: Option<&Rules>, window: &mut Window, thread: i32) -> Self {
-        Self::from(Registers::here(), rules, window, thread, true)
+    pub(crate) fn here(window: &mut Window, thread: i32) -> Self {
+        Self::from(Registers::here(), None, window, thread, true)
     }
 
     /// The calls that led to a place.
@@ -203,87 +129,54 @@ impl Trace {
     }
 }
 
+impl Taken {
+    /// The calls that led here, without those inside a library that is the allocator.
+    #[inline(never)]
+    pub(crate) fn here(
+        rules: &Rules,
+        depot: &Depot,
+        remembered: &mut Remembered,
+        window: &mut Window,
+        thread: i32,
+    ) -> Self {
+        let registers = Registers::here();
+        window.settle(thread, registers.stack_pointer);
+        if let Some(known) = remembered.find(&registers, window) {
+            return Self::Numbered(known);
+        }
+        // By reference: this frame, which the registers are of, must be there as long as the walk lasts.
+        Self::take(&registers, rules, depot, remembered, window, thread)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take(
+        registers: &Registers,
+        rules: &Rules,
+        depot: &Depot,
+        remembered: &mut Remembered,
+        window: &mut Window,
+        thread: i32,
+    ) -> Self {
+        let mut trace = Trace::NONE;
+        let mut walk = Walk::new(Some(rules), window, remembered.evidence());
+        trace.length = walk.run(*registers, thread, true, &mut trace.frames);
+        let Some(number) = depot.number(&trace) else { return Self::Whole(trace) };
+        remembered.keep(registers.stack_pointer, number);
+        Self::Numbered(number)
+    }
+}
+
 /// Writes the calls that led to a place to `frames`, innermost first; returns how many.
 pub(crate) fn walk(
-    mut registers: Registers,
+    registers: Registers,
     rules: Option<&Rules>,
     window: &mut Window,
     thread: i32,
     skips_own: bool,
     frames: &mut [usize],
 ) -> usize {
-    let own = match rules {
-        _ if !skips_own => 1..1,
-        Some(rules) => rules.own(),
-        None => own_code(),
-    };
-    let mut length = 0;
-    // The first address is that of the next instruction to run; those of callers are return addresses.
-    let mut returned = 0;
-    window.settle(thread, registers.stack_pointer);
-    for _ in 0..frames.len() + MORE_STEPS {
-        let at = registers.pc.wrapping_sub(returned);
-        if !own.contains(&at) {
-            let Some(place) = frames.get_mut(length) else { break };
-            *place = at;
-            length += 1;
-        }
-        let Some((next, signal)) = step(&registers, at, rules, window) else { break };
-        if signal {
-            window.settle(thread, next.stack_pointer);
-        }
-        returned = usize::from(!signal);
-        registers = next;
-    }
-    length
-}
-
-/// The caller of a frame, and whether it was interrupted by a signal instead of calling.
-fn step(registers: &Registers, at: usize, rules: Option<&Rules>, window: &mut Window) -> Option<(Registers, bool)> {
-    let rule = match rules.and_then(|rules| rules.get(at)) {
-        Some(rule) => Some(rule),
-        None => {
-            let rule = Module::around(at).and_then(|module| unwind::rule(&module, at));
-            if let (Some(rules), Some(rule)) = (rules, &rule) {
-                rules.put(at, rule);
-            }
-            rule
-        }
-    };
-    let Some(rule) = rule else {
-        // No table: the frame pointer may lead on.
-        let frame = registers.frame_pointer;
-        if frame < registers.stack_pointer {
-            return None;
-        }
-        let next = Registers {
-            pc: window.word(frame.checked_add(8)?)?,
-            stack_pointer: frame.checked_add(16)?,
-            frame_pointer: window.word(frame)?,
-        };
-        return (next.pc != 0).then_some((next, false));
-    };
-    let base = |base| match base {
-        Base::StackPointer => registers.stack_pointer,
-        Base::FramePointer => registers.frame_pointer,
-    };
-    let mut frame = base(rule.base).wrapping_add_signed(rule.offset as isize);
-    if rule.indirect {
-        frame = window.word(frame)?;
-    }
-    let mut value = |place, same| match place {
-        Place::Same => same,
-        Place::Undefined => None,
-        Place::AtFrame(offset) => window.word(frame.wrapping_add_signed(offset as isize)),
-        Place::At(from, offset) => window.word(base(from).wrapping_add_signed(offset as isize)),
-    };
-    let pc = value(rule.return_address, None)?;
-    let frame_pointer = value(rule.frame_pointer, Some(registers.frame_pointer)).unwrap_or_default();
-    // A stack only ends upwards; but a signal handler may run on another one.
-    if pc == 0 || frame <= registers.stack_pointer && !rule.signal {
-        return None;
-    }
-    Some((Registers { pc, stack_pointer: frame, frame_pointer }, rule.signal))
+    Walk::new(rules, window, None).run(registers, thread, skips_own, frames)
 }
 
 /// One line of a trace: `#3 0x… function+0x… (/path/of/module+0x…)`, of which `addr2line` and `llvm-symbolizer` understand the part
@@ -325,29 +218,15 @@ fn program_path(place: &mut [u8; 256]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::{Base, Place, Registers, Rule, Trace, Window, pack, unpack};
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn packing_a_rule_loses_nothing(
-            offset in -(1 << 23)..1_i32 << 23, saved in prop::option::of(-(1 << 23)..1_i32 << 23), framed: bool, last: bool,
-        ) {
-            let rule = Rule {
-                base: if framed { Base::FramePointer } else { Base::StackPointer },
-                offset,
-                indirect: false,
-                return_address: if last { Place::Undefined } else { Place::AtFrame(-8) },
-                frame_pointer: saved.map_or(Place::Same, Place::AtFrame),
-                signal: false,
-            };
-            prop_assert_eq!(pack(&rule).map(unpack), Some(rule));
-        }
-    }
+    use super::depot::{DEPOT_BYTES, Depot};
+    use super::remembered::{REMEMBERED_BYTES, Remembered};
+    use super::{Registers, Rules, Taken, Trace, Window};
+    use crate::os::mapping;
+    use crate::random::Random;
 
     #[inline(never)]
     fn deep(levels: usize, window: &mut Window) -> Trace {
-        let trace = if levels == 0 { Trace::here(None, window, 1) } else { deep(levels - 1, window) };
+        let trace = if levels == 0 { Trace::here(window, 1) } else { deep(levels - 1, window) };
         core::hint::black_box(trace)
     }
 
@@ -374,5 +253,88 @@ mod tests {
                 assert!(trace.length <= super::DEPTH);
             }
         }
+    }
+
+    /// All that traces are taken with.
+    struct Tools {
+        rules: Rules,
+        depot: Depot,
+        remembered: Remembered,
+        window: Window,
+        /// Which functions call which, one digit a call.
+        path: u32,
+        numbered: u32,
+    }
+
+    impl Tools {
+        fn new() -> Box<Self> {
+            let (depot, mut remembered) = (Depot::empty(), Remembered::NOWHERE);
+            depot.settle(mapping::reserve(0, DEPOT_BYTES).expect("address space")).expect("memory");
+            remembered.settle(mapping::reserve(0, REMEMBERED_BYTES));
+            let window = Window::UNKNOWN;
+            Box::new(Self { rules: Rules::new(), depot, remembered, window, path: 0, numbered: 0 })
+        }
+
+        /// The trace by memory, if there is one, and by a walk, of the same place. The innermost two frames are those of the
+        /// functions that take them and of this one.
+        #[inline(never)]
+        fn take(&mut self) {
+            let Self { rules, depot, remembered, window, .. } = self;
+            let taken = Taken::here(rules, depot, remembered, window, 1);
+            let whole = Trace::here(window, 1);
+            let taken = match taken {
+                Taken::Numbered(number) => {
+                    self.numbered += 1;
+                    self.depot.trace(number).expect("the depot has it")
+                }
+                Taken::Whole(trace) => trace,
+            };
+            assert_eq!((&taken.frames[2..], taken.length), (&whole.frames[2..], whole.length), "{:o}", self.path);
+        }
+    }
+
+    /// Functions with frames of different sizes that call each other on a path.
+    macro_rules! callers {
+        ($($name:ident $words:literal)+) => {
+            $(#[inline(never)]
+            fn $name(tools: &mut Tools, path: u32) {
+                let mut frame = [path as usize; $words];
+                core::hint::black_box(&mut frame);
+                if path == 0 { tools.take() } else { CALLERS[path as usize % CALLERS.len()](tools, path / 8) }
+                if path % 3 == 0 { tools.take() }
+                core::hint::black_box(&mut frame);
+            })+
+            const CALLERS: [fn(&mut Tools, u32); 8] = [$($name),+];
+        };
+    }
+    callers! { one 1 other_one 1 two 2 three 3 seven 7 many 100 more 1000 third_one 1 }
+
+    #[test]
+    fn a_remembered_walk_is_the_one_that_would_be_taken() {
+        let mut tools = Tools::new();
+        let mut random = Random::from_number(1);
+        let mut taken = 0;
+        for round in 0..6_000 {
+            // A few paths often, and others once.
+            tools.path = if round % 4 == 0 { random.u64() as u32 >> (round % 20) } else { random.below(600) };
+            let path = tools.path;
+            one(&mut tools, path);
+            taken += 1;
+        }
+        assert!(tools.numbered > taken, "{} of {taken}", tools.numbered);
+        tools.remembered.unmap();
+        tools.depot.unmap();
+    }
+
+    #[test]
+    fn a_walk_is_remembered() {
+        let mut tools = Tools::new();
+        for round in 0..10 {
+            let Tools { rules, depot, remembered, window, .. } = &mut *tools;
+            Taken::here(rules, depot, remembered, window, 1);
+            assert_eq!(remembered.kept(), 1, "in round {round}");
+        }
+        tools.remembered.unmap();
+        tools.depot.unmap();
     }
 }

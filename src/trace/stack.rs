@@ -36,6 +36,17 @@ impl Window {
         *self = Self { thread, low: start, high };
     }
 
+    /// A word so many words above an address, if it lies in the part that is known already.
+    #[inline(always)]
+    pub(super) fn known_word(&self, base: usize, words: u32) -> Option<usize> {
+        let address = base.wrapping_add(words as usize * 8);
+        if !address.is_multiple_of(8) || address < self.low || address >= self.high {
+            return None;
+        }
+        // SAFETY: as in `word`.
+        Some(unsafe { core::ptr::with_exposed_provenance::<usize>(address).read_volatile() })
+    }
+
     /// The word at an address of the stack.
     pub(super) fn word(&mut self, address: usize) -> Option<usize> {
         if !address.is_multiple_of(8) || address < self.low || address >= self.low.saturating_add(MOST_BYTES) {

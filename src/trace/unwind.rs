@@ -5,40 +5,7 @@
 //! write for x86-64 is understood; anything else ends the walk. Every read is checked against the module's bounds.
 
 use super::module::Module;
-
-/// What a place in a frame is counted from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Base {
-    StackPointer,
-    FramePointer,
-}
-
-/// Where the caller's value of a register is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Still in the register.
-    Same,
-    /// Nowhere: for the return address, the end of the stack.
-    Undefined,
-    /// In memory, so many bytes from the frame's address.
-    AtFrame(i32),
-    /// In memory, so many bytes from a register's value.
-    At(Base, i32),
-}
-
-/// How to find a frame's caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Rule {
-    /// The frame's address ("canonical frame address"), which is the caller's stack pointer.
-    pub(super) base: Base,
-    pub(super) offset: i32,
-    /// Whether that is where it stands in memory, not what it is.
-    pub(super) indirect: bool,
-    pub(super) return_address: Place,
-    pub(super) frame_pointer: Place,
-    /// Whether the frame was made by the kernel for a signal handler.
-    pub(super) signal: bool,
-}
+use super::rule::{Base, Place, Rule};
 
 const FRAME_POINTER: u64 = 6;
 const STACK_POINTER: u64 = 7;
