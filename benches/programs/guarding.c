@@ -64,6 +64,25 @@ static int protect(long i) {
     return mprotect(slot(i), PAGE, PROT_NONE);
 }
 
+/* Opened BATCH slots by one call, closed one by one: the pages between are kept closed by markers. Open slots are accessible before
+ * anybody owns them, and slots come back in the order of their addresses, not in that of their frees. */
+static int start_runs(void) {
+    if (fresh(PROT_READ | PROT_WRITE)) return -1;
+    for (long i = 0; i < SLOTS; i++) {
+        char *start = base + i * STRIDE;
+        if (madvise(start, STRIDE, i % 2 ? MADV_RANDOM : MADV_SEQUENTIAL)) return -1;
+        if (madvise(start, STRIDE - 2 * PAGE, GUARD_INSTALL)) return -1;
+        if (madvise(start + STRIDE - PAGE, PAGE, GUARD_INSTALL)) return -1;
+    }
+    return mprotect(base, (size_t)SLOTS * STRIDE, PROT_NONE);
+}
+static int runs(long i) {
+    char *start = base + i % SLOTS * STRIDE;
+    if (i % BATCH == 0 && mprotect(start, BATCH * STRIDE, PROT_READ | PROT_WRITE)) return -1;
+    memset(slot(i), 1, 64);
+    return mprotect(start, STRIDE, PROT_NONE);
+}
+
 /* Markers in the page table (Linux 6.13): the page is given back and faulted in anew. */
 static int start_markers(void) {
     return fresh(PROT_READ | PROT_WRITE) || madvise(base, (size_t)SLOTS * STRIDE, GUARD_INSTALL);
@@ -127,6 +146,7 @@ int main(int count, char **words) {
     if (count > 1) cycles = atol(words[1]);
     self = (int)syscall(SYS_pidfd_open, getpid(), 0);
     measure("mprotect twice", start_protect, protect);
+    measure("mprotect, opened in batches", start_runs, runs);
     measure("guard markers", start_markers, markers);
     measure("guard markers, removed in batches", start_markers, markers_in_batches);
     measure("guard markers, removed, populated in batches", start_markers, markers_populated);
