@@ -329,11 +329,12 @@ mod tests {
     #[test]
     fn a_walk_is_remembered() {
         let mut tools = Tools::new();
-        for round in 0..10 {
+        for _ in 0..1000 {
             let Tools { rules, depot, remembered, window, .. } = &mut *tools;
             Taken::here(rules, depot, remembered, window, 1);
-            assert_eq!(remembered.kept(), 1, "in round {round}");
         }
+        // As many ways as the compiler makes of the loop, which it may unroll.
+        assert!((1..=16).contains(&tools.remembered.kept()), "{}", tools.remembered.kept());
         tools.remembered.unmap();
         tools.depot.unmap();
     }
