@@ -292,3 +292,151 @@ pub(crate) fn corrupted(chunk: usize, class: ClassId, seen: Header, expected: u3
         .values(Header::seal(seen.fields(), expected).0, seen.0)
         .at(-8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::private::Heap;
+    use crate::options::Options;
+    use crate::primary::region::state;
+    use crate::size_class::HEADER;
+    use crate::violation::{Kind, Operation, Violation};
+    use core::alloc::Layout;
+    use core::sync::atomic::Ordering;
+
+    fn heap() -> Heap {
+        Heap::new(Options { sample_rate: 0, ..Options::DEFAULT }).expect("a heap")
+    }
+
+    fn allocate(heap: &Heap, size: usize, align: usize) -> usize {
+        let layout = Layout::from_size_align(size, align).expect("a layout");
+        heap.allocate(layout).expect("memory").as_ptr().expose_provenance()
+    }
+
+    fn free(heap: &Heap, chunk: usize, size: usize, align: usize) {
+        let layout = Layout::from_size_align(size, align).expect("a layout");
+        let chunk = core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut(chunk)).expect("an address");
+        // SAFETY: the tests do not use what they give back.
+        unsafe { heap.deallocate(chunk, layout) }.expect("a correct free");
+    }
+
+    fn locate(heap: &Heap, address: usize) -> Result<(), Violation> {
+        heap.core().locate(address, Operation::Free).map(|_| ())
+    }
+
+    fn kind(heap: &Heap, address: usize) -> Kind {
+        locate(heap, address).expect_err("no chunk begins there").kind
+    }
+
+    fn flip(address: usize) {
+        // SAFETY: the tests' own slots, or the attack.
+        unsafe { *core::ptr::with_exposed_provenance_mut::<u8>(address) ^= 0x10 };
+    }
+
+    #[test]
+    fn what_stands_in_the_state_byte_decides_and_not_the_header() {
+        let heap = heap();
+        let chunk = allocate(&heap, 100, 16);
+        let byte = heap.core().arena.own_region(chunk).own_slot(chunk).state;
+        for (now, expected) in [
+            (state::RESIZING, Kind::DoubleFree),
+            (state::UNSEALED, Kind::NotAChunk),
+            (state::SEALED, Kind::NotAChunk),
+            (state::FREE, Kind::Freed),
+            (state::FIRST_MARK, Kind::Freed),
+            (state::CHOSEN, Kind::Freed),
+        ] {
+            byte.store(now, Ordering::Relaxed);
+            // The header is that of a live chunk all the while.
+            assert_eq!(kind(&heap, chunk), expected, "state {now}");
+        }
+        for now in [state::LIVE, state::RECORDED] {
+            byte.store(now, Ordering::Relaxed);
+            assert_eq!(locate(&heap, chunk), Ok(()), "state {now}");
+        }
+    }
+
+    #[test]
+    fn no_address_inside_a_slot_is_a_chunk_live_or_freed() {
+        for (size, align) in [(100, 16), (1000, 16), (5000, 16), (100, 64), (3000, 256)] {
+            let heap = heap();
+            let chunk = allocate(&heap, size, align);
+            let others = || (chunk - align.min(64) + 1..chunk + size).filter(|&address| address != chunk);
+            for address in others() {
+                assert_eq!(
+                    kind(&heap, address),
+                    Kind::NotAChunk,
+                    "{} of {size} bytes",
+                    address.wrapping_sub(chunk) as isize
+                );
+            }
+            assert_eq!(locate(&heap, chunk), Ok(()));
+            free(&heap, chunk, size, align);
+            for address in others() {
+                assert_eq!(
+                    kind(&heap, address),
+                    Kind::NotAChunk,
+                    "{} of {size} bytes",
+                    address.wrapping_sub(chunk) as isize
+                );
+            }
+            assert_eq!(kind(&heap, chunk), Kind::Freed);
+        }
+    }
+
+    #[test]
+    fn a_freed_chunk_whose_header_was_written_to_is_known_as_freed_all_the_same() {
+        let heap = heap();
+        let chunk = allocate(&heap, 100, 16);
+        free(&heap, chunk, 100, 16);
+        flip(chunk - HEADER);
+        assert_eq!(kind(&heap, chunk), Kind::Freed);
+        assert_eq!(kind(&heap, chunk + 16), Kind::NotAChunk);
+    }
+
+    #[test]
+    fn every_byte_in_front_of_an_over_aligned_chunk_is_checked() {
+        for align in [64, 256, 1024] {
+            let heap = heap();
+            let mut checked = 0;
+            for _ in 0..8 {
+                let chunk = allocate(&heap, 100, align);
+                let Ok(super::Located::Small(small)) = heap.core().locate(chunk, Operation::Free) else {
+                    panic!("a small chunk")
+                };
+                let start = small.start;
+                for address in start..chunk {
+                    flip(address);
+                    let found = locate(&heap, chunk).expect_err("an underflow");
+                    assert_eq!(found.kind, Kind::CorruptHeader);
+                    assert_eq!(found.offset, Some(address as isize - chunk as isize));
+                    flip(address);
+                    checked += 1;
+                }
+                assert_eq!(locate(&heap, chunk), Ok(()));
+            }
+            assert!(checked > 0, "all eight slots began at a multiple of {align}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_a_region_that_no_class_has_or_has_not_reached_is_nothing() {
+        let heap = heap();
+        let chunk = allocate(&heap, 100, 16);
+        let arena = &heap.core().arena;
+        let size = arena.region_bytes();
+        let mut others = 0;
+        for step in -511..512_isize {
+            let address = chunk.wrapping_add_signed(step * size.cast_signed());
+            if arena.region_of(address).is_some_and(|found| !core::ptr::eq(found, arena.own_region(chunk))) {
+                assert_eq!(kind(&heap, address), Kind::NotAChunk);
+                others += 1;
+            }
+        }
+        assert!(others > 0, "an arena has several regions");
+        let region = arena.own_region(chunk);
+        let class = region.own_class();
+        let beyond = region.chunk(crate::primary::region::SlotIndex(region.frontier()), class.stride());
+        assert_eq!(kind(&heap, beyond), Kind::NotAChunk);
+        assert_eq!(kind(&heap, beyond + 5 * class.stride()), Kind::NotAChunk);
+    }
+}
