@@ -200,3 +200,109 @@ impl Core {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::private::Heap;
+    use crate::options::Options;
+    use crate::violation::{Kind, Violation};
+    use core::alloc::Layout;
+    use core::ptr::NonNull;
+
+    const SIZE: usize = 100;
+    const LAYOUT: Layout = Layout::new::<[u8; SIZE]>();
+
+    fn heap(options: Options) -> Heap {
+        Heap::new(Options { sample_rate: 0, randomize: false, ..options }).expect("a heap")
+    }
+
+    fn free(heap: &Heap, chunk: usize) -> Result<(), Violation> {
+        let chunk = NonNull::new(core::ptr::with_exposed_provenance_mut(chunk)).expect("an address");
+        // SAFETY: what is wrong with the chunk is checked, and the tests do not use what they give back.
+        unsafe { heap.deallocate(chunk, LAYOUT) }
+    }
+
+    fn flip(address: usize) {
+        // SAFETY: the attack: a byte of the heap's slots.
+        unsafe { *core::ptr::with_exposed_provenance_mut::<u8>(address) ^= 0x10 };
+    }
+
+    /// Three chunks that lie one behind the other, and their distance.
+    fn three(heap: &Heap) -> ([usize; 3], usize) {
+        let chunks = [(); 3].map(|()| heap.allocate(LAYOUT).expect("memory").as_ptr().expose_provenance());
+        let stride = chunks[1] - chunks[0];
+        assert!(stride == chunks[2] - chunks[1] && stride > SIZE, "they are neighbours");
+        (chunks, stride)
+    }
+
+    /// `strict` finds at the next free beside it what `default` finds when the damaged chunk itself is freed.
+    #[test]
+    fn damage_to_either_neighbour_is_found_at_free_and_only_in_strict() {
+        // Canary and header, of the chunk in front and of the one behind.
+        for (neighbour, at, kind) in [
+            (0, SIZE as isize, Kind::Overflow),
+            (0, -8, Kind::CorruptHeader),
+            (0, -1, Kind::CorruptHeader),
+            (2, SIZE as isize, Kind::Overflow),
+            (2, -1, Kind::CorruptHeader),
+            (2, -8, Kind::CorruptHeader),
+        ] {
+            for strict in [true, false] {
+                let heap = heap(if strict { Options::STRICT } else { Options::DEFAULT });
+                let (chunks, _) = three(&heap);
+                let damaged = chunks[neighbour].wrapping_add_signed(at);
+                flip(damaged);
+                let found = free(&heap, chunks[1]);
+                if strict {
+                    let found = found.expect_err("a damaged neighbour");
+                    // What lies behind is at first the header of the next slot, which an overflow has reached.
+                    let expected = if neighbour == 2 && at < 0 { Kind::Overflow } else { kind };
+                    assert_eq!(found.kind, expected, "neighbour {neighbour}, byte {at}");
+                    let at_fault = if expected == kind { chunks[neighbour] } else { chunks[1] };
+                    assert_eq!(found.address, at_fault);
+                    assert_eq!(at_fault.wrapping_add_signed(found.offset.expect("where")) & !7, damaged & !7);
+                    flip(damaged);
+                    assert_eq!(free(&heap, chunks[1]), Ok(()), "the chunk itself was in order");
+                } else {
+                    assert_eq!(found, Ok(()));
+                    assert!(neighbour == 2 && at < 0 || free(&heap, chunks[neighbour]).is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn freed_neighbours_are_no_reason_to_refuse() {
+        let heap = heap(Options::STRICT);
+        let (chunks, _) = three(&heap);
+        for which in [0, 2, 1] {
+            assert_eq!(free(&heap, chunks[which]), Ok(()));
+        }
+    }
+
+    /// `testudo_check_heap`, and the audit at exit.
+    #[test]
+    fn the_audit_finds_damage_to_live_and_to_freed_chunks_and_nothing_else() {
+        for options in [Options::DEFAULT, Options::STRICT] {
+            let heap = heap(options);
+            let (chunks, stride) = three(&heap);
+            assert_eq!(heap.check(), Ok(()));
+            for at in [SIZE as isize, -1, -8] {
+                let damaged = chunks[1].wrapping_add_signed(at);
+                flip(damaged);
+                assert!(heap.check().is_err(), "live, byte {at}");
+                flip(damaged);
+                assert_eq!(heap.check(), Ok(()));
+            }
+            free(&heap, chunks[1]).expect("a correct free");
+            assert_eq!(heap.check(), Ok(()));
+            for at in [0, 50, stride as isize - 9, -1, -8] {
+                let damaged = chunks[1].wrapping_add_signed(at);
+                flip(damaged);
+                assert!(heap.check().is_err(), "freed, byte {at}");
+                flip(damaged);
+                assert_eq!(heap.check(), Ok(()));
+            }
+        }
+    }
+}

@@ -121,3 +121,97 @@ impl ZeroSized {
         self.live
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::arena::Arena;
+    use super::{Found, ZeroSized};
+    use crate::chunk::header::Origin;
+    use crate::os::mapping::{PAGE, is_accessible};
+    use crate::random::Random;
+    use std::collections::BTreeSet;
+
+    struct Zero(Box<Arena>, ZeroSized, Random);
+
+    impl Zero {
+        fn new() -> Self {
+            let layout = std::alloc::Layout::new::<Arena>();
+            // SAFETY: zeroes are a valid arena of nothing.
+            let mut arena = unsafe { Box::from_raw(std::alloc::alloc_zeroed(layout).cast::<Arena>()) };
+            let mut random = Random::from_kernel().expect("entropy");
+            arena.reserve(1 << 30, true, &mut random).expect("address space");
+            Self(arena, ZeroSized::new(), random)
+        }
+
+        fn take(&mut self, origin: Origin) -> usize {
+            self.1.take(&self.0, &mut self.2, origin).expect("an address")
+        }
+
+        fn find(&self, address: usize) -> Found {
+            self.1.find(self.0.own_region(address), address)
+        }
+
+        fn give_back(&mut self, address: usize) -> bool {
+            self.1.give_back(self.0.own_region(address), address)
+        }
+    }
+
+    impl Drop for Zero {
+        fn drop(&mut self) {
+            self.0.unmap();
+        }
+    }
+
+    #[test]
+    fn each_chunk_of_no_bytes_has_an_inaccessible_address_of_its_own_and_is_given_back_once() {
+        let mut zero = Zero::new();
+        let mut live = BTreeSet::new();
+        for number in 0..10_000 {
+            let origin = if number % 2 == 0 { Origin::Malloc } else { Origin::New };
+            let address = zero.take(origin);
+            assert!(address.is_multiple_of(16) && live.insert(address), "handed out twice");
+            assert_eq!(zero.find(address), Found::Live(origin));
+            assert_eq!(zero.find(address + 8), Found::Nothing);
+            assert_eq!(zero.1.live() as usize, live.len());
+        }
+        assert!(!live.iter().any(|&address| is_accessible(address)));
+        for &address in &live {
+            assert!(zero.give_back(address));
+            assert_eq!(zero.find(address), Found::Freed);
+            assert!(!zero.give_back(address), "a second free");
+        }
+        assert_eq!(zero.1.live(), 0);
+    }
+
+    #[test]
+    fn addresses_that_nobody_was_given_are_no_chunks() {
+        let mut zero = Zero::new();
+        let taken: BTreeSet<usize> = (0..300).map(|_| zero.take(Origin::Malloc)).collect();
+        let (first, last) = (*taken.first().expect("some"), *taken.last().expect("some"));
+        for address in (first - 1000..last + 100_000).step_by(8) {
+            assert_eq!(zero.find(address) == Found::Live(Origin::Malloc), taken.contains(&address));
+            assert!(zero.find(address) != Found::Freed);
+            assert!(taken.contains(&address) || !zero.give_back(address));
+        }
+    }
+
+    /// An attacker who knows one address knows neither the next nor how many lie between; a freed one comes back after all
+    /// others.
+    #[test]
+    fn some_addresses_are_passed_over_and_a_freed_one_comes_back_late() {
+        let mut zero = Zero::new();
+        let taken: Vec<usize> = (0..64).map(|_| zero.take(Origin::Malloc)).collect();
+        let steps: BTreeSet<usize> = taken.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(steps.len() >= 4 && steps.iter().all(|step| (16..=8 * 16).contains(step)), "{steps:?}");
+        let freed = taken[10];
+        assert!(zero.give_back(freed));
+        let back = (1..20_000).find(|_| {
+            let address = zero.take(Origin::Malloc);
+            let same = address == freed;
+            assert!(same || zero.give_back(address));
+            same
+        });
+        assert!(back.is_none_or(|after| after > 400), "{back:?}");
+        assert!(zero.1.committed() <= 2 * PAGE, "addresses are used again, and the table does not grow for ever");
+    }
+}
