@@ -326,4 +326,36 @@ mod tests {
             }
         }
     }
+
+    /// Long slack is compared in pieces: an overflow is found wherever in one it begins, whatever it writes.
+    #[test]
+    fn every_byte_of_long_slack_is_compared_with_its_canary() {
+        const CAPACITY: usize = 1000;
+        let canary = Secrets::draw(&mut Random::from_number(11)).canary(0x1234_5678);
+        for size in [0, 3, 8, 100, 101, 500] {
+            let mut memory = [0_u128; CAPACITY / 16 + 1];
+            let chunk = memory.as_mut_ptr().cast::<u8>();
+            // SAFETY: `memory` is longer than `CAPACITY`, and only used through `chunk`.
+            unsafe { super::fill(chunk, size, CAPACITY, canary) };
+            // SAFETY: as above.
+            let compared = || unsafe { super::check(chunk, size, CAPACITY, canary) }.map_err(|damage| damage.offset);
+            assert_eq!(compared(), Ok(()));
+            for at in size..CAPACITY {
+                for (length, value) in [(1, 0), (1, 0xff), (200, 0), (200, 0x41)] {
+                    let length = length.min(CAPACITY - at);
+                    // SAFETY: as above.
+                    unsafe {
+                        let mut before = [0; 200];
+                        chunk.add(at).copy_to(before.as_mut_ptr(), length);
+                        if before[0] != value {
+                            chunk.add(at).write_bytes(value, length);
+                            assert_eq!(compared(), Err(at), "{length} times {value:#x}");
+                            chunk.add(at).copy_from(before.as_ptr(), length);
+                        }
+                    }
+                }
+            }
+            assert_eq!(compared(), Ok(()));
+        }
+    }
 }

@@ -225,7 +225,21 @@ mod tests {
                     }
                     let mut after = before;
                     let needed = before.data_bytes + more;
-                    relocate(&mut after, |bytes| reserve(pages, bytes), needed, needed + room).expect("memory");
+                    // What lies behind the reservation is somebody else's.
+                    let mut behind = core::ptr::null_mut::<u8>();
+                    let place = |bytes| {
+                        let start = reserve(pages, bytes + PAGE)?;
+                        mapping::commit(start + bytes, PAGE)?;
+                        behind = core::ptr::with_exposed_provenance_mut(start + bytes);
+                        // SAFETY: just mapped.
+                        unsafe { behind.write(7) };
+                        Ok(start)
+                    };
+                    relocate(&mut after, place, needed, needed + room).expect("memory");
+                    assert!(is_accessible(behind.addr()), "a page beyond the reservation was taken");
+                    // SAFETY: just seen to be accessible.
+                    assert_eq!(unsafe { behind.read() }, 7);
+                    mapping::unmap(behind.addr(), PAGE);
                     after.data_bytes = needed;
                     assert_eq!(after.chunk - after.data_start, before.chunk - before.data_start);
                     assert!(after.chunk.is_multiple_of(1 << align_log2));
