@@ -393,6 +393,18 @@ mod tests {
         assert_eq!(kind(&heap, chunk + 16), Kind::NotAChunk);
     }
 
+    /// What lies inside a chunk is no chunk, and no damaged one either.
+    #[test]
+    fn an_address_inside_a_chunk_whose_header_was_changed_is_not_reported_as_a_chunk() {
+        let heap = heap();
+        let chunk = allocate(&heap, 100, 16);
+        flip(chunk - 4);
+        assert_eq!(kind(&heap, chunk), Kind::CorruptHeader);
+        for address in [chunk + 1, chunk + 8, chunk + 15, chunk + 99] {
+            assert_eq!(kind(&heap, address), Kind::NotAChunk);
+        }
+    }
+
     #[test]
     fn every_byte_in_front_of_an_over_aligned_chunk_is_checked() {
         for align in [64, 256, 1024] {

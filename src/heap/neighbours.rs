@@ -305,4 +305,21 @@ mod tests {
             }
         }
     }
+
+    /// The header behind a full chunk is its canary: the audit tells an overflow, which changes the lowest byte first, from an
+    /// underflow of the chunk behind, which does not.
+    #[test]
+    fn the_audit_finds_damage_to_the_header_behind_a_full_chunk() {
+        let heap = heap(Options::DEFAULT);
+        let full = Layout::new::<[u8; 104]>();
+        let chunk = heap.allocate(full).expect("memory").as_ptr().expose_provenance();
+        for at in 0..8 {
+            flip(chunk + 104 + at);
+            let found = heap.check().expect_err("a damaged header");
+            assert!(matches!(found.kind, Kind::Overflow | Kind::CorruptHeader), "byte {at}: {found:?}");
+            assert!(at != 7 || found.kind == Kind::CorruptHeader, "{found:?}");
+            flip(chunk + 104 + at);
+            assert_eq!(heap.check(), Ok(()));
+        }
+    }
 }
