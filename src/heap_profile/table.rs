@@ -243,9 +243,7 @@ impl Table {
         if let Some(place) = parts.records.get_mut(hole) {
             *place = Record { chunk: 0, size: 0, stack: 0 };
         }
-        // Never below zero: a count that wraps would have every later sample dropped. An eighth of the places stays free for what it
-        // may be wrong by.
-        self.records = self.records.saturating_sub(1);
+        self.records -= 1;
     }
 
     /// Calls `visit` with every stack and its frames, innermost first, until it fails.

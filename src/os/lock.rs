@@ -88,7 +88,8 @@ impl<T> Lock<T> {
 
     /// The value, if nobody holds the lock.
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        self.raw.try_acquire().then_some(Guard { lock: self })
+        // Made only when the lock was taken: a guard that is made and dropped in vain would release somebody else's.
+        self.raw.try_acquire().then(|| Guard { lock: self })
     }
 
     /// The lock itself, for fork handlers.
@@ -129,6 +130,18 @@ impl<T> Drop for Guard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::Lock;
+
+    #[test]
+    fn a_lock_that_could_not_be_taken_stays_held() {
+        let lock = Lock::new(1);
+        let mut held = lock.lock();
+        assert!(lock.try_lock().is_none() && lock.try_lock().is_none());
+        *held += 1;
+        drop(held);
+        assert_eq!(lock.try_lock().map(|value| *value), Some(2));
+        // And was given back by the guard that took it.
+        assert!(lock.try_lock().is_some());
+    }
 
     #[test]
     fn a_lock_lets_one_thread_in_at_a_time() {
