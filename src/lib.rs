@@ -13,7 +13,7 @@
 //!             /        |                  \
 //!    thread_cache   quarantine         guarded: allocate, free, inspect → table, queue, surroundings · heap_profile
 //!             \        |                  \
-//!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides
+//!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides; freed, resize → layout, table
 //!             \        |                    /
 //!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling, byte_sampling · random · options · stats · violation · text · report (report_json, abort_message) · trace
 //!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, cgroup, file, prefetch, process, report_copy

@@ -161,6 +161,30 @@ pub(crate) unsafe fn is_zero_long(chunk: *const u8, extent: &Extent) -> bool {
     unsafe { is_zero(chunk, extent) }
 }
 
+/// `asm!` that makes a window of canary in `xmm0`, the same in every byte of a word that the checksum leaves free, and goes on from
+/// there. Without wide vectors, so the upper halves stay clear.
+macro_rules! canary_window {
+    ($($part:literal),+; $chunk:ident, $capacity:ident, $slack:ident, $secrets:ident, $checksum:ident; $($more:tt)*) => {
+        asm!(
+            "vmovd xmm0, {checksum:e}",
+            "vpbroadcastd xmm0, xmm0",
+            "vpand xmm0, xmm0, [{secrets} + {free}]",
+            "vpxor xmm0, xmm0, [{secrets} + {secret}]",
+            $($part,)+
+            checksum = in(reg) $checksum,
+            secrets = in(reg) $secrets,
+            slack = in(reg) $slack,
+            chunk = in(reg) $chunk,
+            capacity = in(reg) $capacity,
+            free = const offset_of!(Secrets, canary.free),
+            secret = const offset_of!(Secrets, canary.secret),
+            masks = const offset_of!(Secrets, canary.masks),
+            out("xmm0") _,
+            $($more)*
+        )
+    };
+}
+
 /// The last 16 bytes of a slot: `slack` bytes of canary behind zeroes.
 ///
 /// # Safety
@@ -169,22 +193,10 @@ pub(crate) unsafe fn is_zero_long(chunk: *const u8, extent: &Extent) -> bool {
 pub(crate) unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
     // SAFETY: the caller's promise; a mask is 16 of the 32 bytes of the table.
     unsafe {
-        asm!(
-            "vmovd xmm0, {checksum:e}",
-            "vpbroadcastd xmm0, xmm0",
-            "vpand xmm0, xmm0, [{secrets} + {free}]",
-            "vpxor xmm0, xmm0, [{secrets} + {secret}]",
+        canary_window!(
             "vpand xmm0, xmm0, [{secrets} + {slack} + {masks}]",
-            "vmovdqu [{chunk} + {capacity} - 16], xmm0",
-            checksum = in(reg) checksum,
-            secrets = in(reg) secrets,
-            slack = in(reg) slack,
-            chunk = in(reg) chunk,
-            capacity = in(reg) capacity,
-            free = const offset_of!(Secrets, canary.free),
-            secret = const offset_of!(Secrets, canary.secret),
-            masks = const offset_of!(Secrets, canary.masks),
-            out("xmm0") _,
+            "vmovdqu [{chunk} + {capacity} - 16], xmm0";
+            chunk, capacity, slack, secrets, checksum;
             options(nostack, preserves_flags),
         );
     }
@@ -204,24 +216,12 @@ pub(crate) unsafe fn is_window(
 ) -> bool {
     // SAFETY: the caller's promise; a mask is 16 of the 32 bytes of the table.
     unsafe {
-        asm!(
-            "vmovd xmm0, {checksum:e}",
-            "vpbroadcastd xmm0, xmm0",
-            "vpand xmm0, xmm0, [{secrets} + {free}]",
-            "vpxor xmm0, xmm0, [{secrets} + {secret}]",
+        canary_window!(
             "vpxor xmm0, xmm0, [{chunk} + {capacity} - 16]",
             "vptest xmm0, [{secrets} + {slack} + {masks}]",
-            "jnz {other}",
-            checksum = in(reg) checksum,
-            secrets = in(reg) secrets,
-            slack = in(reg) slack,
-            chunk = in(reg) chunk,
-            capacity = in(reg) capacity,
-            free = const offset_of!(Secrets, canary.free),
-            secret = const offset_of!(Secrets, canary.secret),
-            masks = const offset_of!(Secrets, canary.masks),
+            "jnz {other}";
+            chunk, capacity, slack, secrets, checksum;
             other = label { return false },
-            out("xmm0") _,
             options(nostack, readonly),
         );
     }

@@ -360,25 +360,16 @@ mod tests {
         for (size, align) in [(100, 16), (1000, 16), (5000, 16), (100, 64), (3000, 256)] {
             let heap = heap();
             let chunk = allocate(&heap, size, align);
-            let others = || (chunk - align.min(64) + 1..chunk + size).filter(|&address| address != chunk);
-            for address in others() {
-                assert_eq!(
-                    kind(&heap, address),
-                    Kind::NotAChunk,
-                    "{} of {size} bytes",
-                    address.wrapping_sub(chunk) as isize
-                );
-            }
+            let no_other_is_a_chunk = || {
+                for address in (chunk - align.min(64) + 1..chunk + size).filter(|&address| address != chunk) {
+                    let distance = address.wrapping_sub(chunk) as isize;
+                    assert_eq!(kind(&heap, address), Kind::NotAChunk, "{distance} of {size} bytes");
+                }
+            };
+            no_other_is_a_chunk();
             assert_eq!(locate(&heap, chunk), Ok(()));
             free(&heap, chunk, size, align);
-            for address in others() {
-                assert_eq!(
-                    kind(&heap, address),
-                    Kind::NotAChunk,
-                    "{} of {size} bytes",
-                    address.wrapping_sub(chunk) as isize
-                );
-            }
+            no_other_is_a_chunk();
             assert_eq!(kind(&heap, chunk), Kind::Freed);
         }
     }

@@ -7,12 +7,15 @@
 //!
 //! The chunk ends where the mapping ends (as near as its alignment allows), so that an overflow
 //! faults at the access. What is known about it lies in [`table`]; header and front canary only
-//! tell of an underflow. Freed chunks stay inaccessible in [`address_quarantine`].
+//! tell of an underflow. [`freed`] says what becomes of a chunk that was given back: its addresses stay inaccessible in
+//! [`address_quarantine`]. [`resize`] is `realloc`.
 
 pub(crate) mod address_quarantine;
+mod freed;
 mod layout;
 mod mapping_cache;
 mod ration;
+mod resize;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -23,13 +26,13 @@ use crate::chunk::header::Origin;
 use crate::chunk::{canary, contents};
 use crate::options::Options;
 use crate::os::lock::{Lock, RawLock};
-use crate::os::mapping::{self, NotMoved, OutOfMemory, PAGE, page_ceil};
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::primary::arena::random_place;
 use crate::random::Random;
 use crate::size_class::HEADER;
 use crate::violation::{Kind, Operation, Violation};
 use address_quarantine::AddressQuarantine;
-use layout::{FRONT, HUGE, advise_huge, dress, header_of, is_mostly_resident, map, relocate};
+use layout::{FRONT, dress, header_of, map};
 use mapping_cache::MappingCache;
 use ration::Ration;
 use table::{Entry, Table};
@@ -214,44 +217,6 @@ impl Secondary {
         mapping::reserve(0, bytes)
     }
 
-    /// Gives back all that is held for speed or against use after free: the system or the budget has refused, and a
-    /// failing program is worse than a dangling pointer that is noticed less long.
-    ///
-    /// # Errors
-    /// When there was nothing to give back.
-    ///
-    /// The address quarantine only goes where that can help: not for a request beyond the budget, nor for one larger
-    /// than what is in it; otherwise whoever may ask for absurd sizes could empty it at will.
-    #[cold]
-    pub(crate) fn make_room(&self, ground: Ground<'_>, size: usize) -> Result<(), OutOfMemory> {
-        let (kept, quarantined) = {
-            let state = self.state.lock();
-            (!state.cache.is_empty(), state.quarantine.bytes())
-        };
-        self.drop_kept(ground, MappingCache::take_any);
-        if size <= quarantined && ground.budget.allows(size) {
-            self.evict(AddressQuarantine::pop);
-        } else if !kept {
-            return Err(OutOfMemory);
-        }
-        Ok(())
-    }
-
-    /// A kept mapping in which such a chunk fits well.
-    fn take_kept(&self, size: usize, align: usize) -> Option<Entry> {
-        if align > PAGE {
-            return None;
-        }
-        let needed = page_ceil(size + FRONT + align);
-        let mut state = self.state.lock();
-        let old = state.cache.take(needed)?;
-        // The old address is free to be handed out again, so it is not known as freed any more.
-        let mut entry = state.table.remove(old)?;
-        entry.chunk = (entry.data_end() - size) & !(align - 1);
-        entry.live = true;
-        Some(entry)
-    }
-
     /// What is known about an address; what surrounds a live chunk there is verified.
     ///
     /// # Errors
@@ -347,238 +312,6 @@ impl Secondary {
                 .at(damage.offset as isize));
         }
         Ok(())
-    }
-
-    /// Takes a verified chunk back. `false` when another thread was faster.
-    pub(crate) fn release(&self, ground: Ground<'_>, chunk: usize) -> bool {
-        let entry = {
-            let mut state = self.state.lock();
-            let keep_allowed = self.release_interval_ms != 0;
-            let Some(entry) = state.table.get(chunk).filter(|entry| entry.live) else { return false };
-            entry.live = false;
-            let entry = *entry;
-            if keep_allowed && state.cache.takes(entry.data_bytes) {
-                // What is longer is never left accessible.
-                let rationed = entry.data_bytes <= mapping_cache::ALWAYS;
-                if rationed && self.ration_large && !state.ration.spend() {
-                    let displaced = state.keep(&entry, ground.budget.used());
-                    drop(state);
-                    if let Some(displaced) = displaced {
-                        self.retire(ground, &displaced);
-                    }
-                } else {
-                    drop(state);
-                    if rationed || is_mostly_resident(&entry) {
-                        self.keep_elsewhere(ground, &entry);
-                    } else {
-                        self.retire(ground, &entry);
-                    }
-                }
-                self.decay(ground);
-                return true;
-            }
-            entry
-        };
-        self.retire(ground, &entry);
-        self.decay(ground);
-        true
-    }
-
-    /// Moves the pages of a freed chunk to an address that nobody knows, and keeps them there: its own addresses become
-    /// inaccessible, and the memory is not faulted in anew. Three system calls, a tenth of what the faults cost.
-    fn keep_elsewhere(&self, ground: Ground<'_>, entry: &Entry) {
-        let mut moved = Entry { live: false, ..*entry };
-        if relocate(&mut moved, |bytes| self.reserve(bytes), entry.data_bytes, entry.data_bytes).is_err() {
-            return self.retire(ground, entry);
-        }
-        // The chunk itself stays known as freed all the while: another thread may be giving it back a second time.
-        let kept = {
-            let mut state = self.state.lock();
-            state.table.insert(moved).map(|()| state.keep(&moved, ground.budget.used()))
-        };
-        self.quarantine_addresses(&Entry { live: false, ..*entry });
-        match kept {
-            Ok(None) => {}
-            Ok(Some(displaced)) => self.retire(ground, &displaced),
-            Err(OutOfMemory) => {
-                mapping::unmap(moved.map_start, moved.map_bytes);
-                ground.budget.refund(moved.data_bytes);
-            }
-        }
-    }
-
-    /// Makes a freed chunk inaccessible, gives its memory back and queues its addresses.
-    fn retire(&self, ground: Ground<'_>, entry: &Entry) {
-        if mapping::discard(entry.data_start, entry.data_bytes).is_err()
-            && mapping::make_inaccessible(entry.data_start, entry.data_bytes).is_err()
-        {
-            // The mapping limit is reached: unmapping the whole of it needs no split.
-            self.state.lock().table.remove(entry.chunk);
-            mapping::unmap(entry.map_start, entry.map_bytes);
-            ground.budget.refund(entry.data_bytes);
-            return;
-        }
-        ground.budget.refund(entry.data_bytes);
-        let displaced = self.state.lock().enqueue(entry.chunk, entry.size);
-        self.let_go(displaced);
-    }
-
-    /// Unmaps what had to leave the queue, and what is due.
-    fn let_go(&self, displaced: Option<Entry>) {
-        if let Some(entry) = displaced {
-            mapping::unmap(entry.map_start, entry.map_bytes);
-        }
-        self.evict(AddressQuarantine::pop_due);
-    }
-
-    fn evict(&self, mut next: impl FnMut(&mut AddressQuarantine) -> Option<usize>) {
-        loop {
-            let due = {
-                let mut state = self.state.lock();
-                let Some(chunk) = next(&mut state.quarantine) else { return };
-                state.table.remove(chunk)
-            };
-            if let Some(entry) = due {
-                mapping::unmap(entry.map_start, entry.map_bytes);
-            }
-        }
-    }
-
-    /// Lets go of kept mappings that nobody used for the release interval.
-    pub(crate) fn decay(&self, ground: Ground<'_>) {
-        if self.release_interval_ms < 0 {
-            return;
-        }
-        let interval = self.release_interval_ms.cast_unsigned();
-        self.drop_kept(ground, |cache| cache.take_older_than(interval));
-    }
-
-    fn drop_kept(&self, ground: Ground<'_>, mut next: impl FnMut(&mut MappingCache) -> Option<usize>) {
-        loop {
-            let old = {
-                let mut state = self.state.lock();
-                let Some(chunk) = next(&mut state.cache) else { return };
-                match state.table.get(chunk) {
-                    Some(entry) => *entry,
-                    None => continue,
-                }
-            };
-            self.retire(ground, &old);
-        }
-    }
-
-    /// Gives kept mappings back to the system. Quarantined addresses have no memory behind them and stay.
-    pub(crate) fn purge(&self, ground: Ground<'_>) {
-        self.drop_kept(ground, MappingCache::take_any);
-    }
-
-    /// Changes the size of a verified live chunk without copying it, and its origin; returns its new address.
-    ///
-    /// # Errors
-    /// When the system or the budget refuses, or another thread has given the chunk back; then it is as it was.
-    pub(crate) fn resize(
-        &self,
-        ground: Ground<'_>,
-        entry: &Entry,
-        size: usize,
-        origin: Origin,
-    ) -> Result<usize, NotResized> {
-        if !self.hold(entry) {
-            return Err(NotResized::GivenBack);
-        }
-        let resized = self.resize_held(ground, &Entry { origin, ..*entry }, size);
-        let changed = resized.unwrap_or(*entry);
-        self.let_go_of(entry.chunk, changed)?;
-        if changed.chunk != entry.chunk {
-            self.quarantine_addresses(&Entry { live: false, ..*entry });
-        }
-        Ok(resized?.chunk)
-    }
-
-    fn resize_held(&self, ground: Ground<'_>, entry: &Entry, size: usize) -> Result<Entry, OutOfMemory> {
-        let needed = page_ceil(entry.chunk - entry.data_start + size);
-        let mut changed = Entry { size, ..*entry };
-        if needed < entry.data_bytes {
-            let cut = entry.data_bytes - needed;
-            let end = entry.data_start + needed;
-            if mapping::withdraw(end, cut).or_else(|_| mapping::discard(end, cut)).is_ok() {
-                ground.budget.refund(cut);
-                changed.data_bytes = needed;
-            }
-        } else if needed > entry.data_bytes {
-            let more = needed - entry.data_bytes;
-            ground.budget.charge(more)?;
-            let mut grow = || {
-                if entry.data_start + needed + PAGE <= entry.map_end() {
-                    // There is room behind the chunk.
-                    return Ok(mapping::commit(entry.data_end(), more)?);
-                }
-                let mut relocate = |room| relocate(&mut changed, |bytes| self.reserve(bytes), needed, room);
-                match relocate(page_ceil(needed + needed / 2)) {
-                    // Room to grow is a favour that a limit on memory may not grant.
-                    Err(NotMoved::OutOfMemory) => relocate(needed),
-                    outcome => outcome,
-                }
-            };
-            let grown = match grow() {
-                Err(NotMoved::OutOfMemory) => {
-                    self.make_room(ground, size).map_err(NotMoved::from).and_then(|()| grow())
-                }
-                outcome => outcome,
-            };
-            if grown.is_err() {
-                ground.budget.refund(more);
-                return Err(OutOfMemory);
-            }
-            changed.data_bytes = needed;
-            if needed >= HUGE {
-                advise_huge(&changed);
-            }
-        }
-        if size < entry.size {
-            // What the chunk no longer has must not be found there if it grows again.
-            let end = (entry.chunk + entry.size).min(changed.data_end());
-            let gone = end.saturating_sub(changed.chunk + size);
-            let tail = core::ptr::with_exposed_provenance_mut::<u8>(changed.chunk + size);
-            // SAFETY: the tail lies in the accessible part of the chunk, which is the caller's.
-            unsafe { tail.write_bytes(0, gone) };
-        } else {
-            // The canaries behind the old end become contents.
-            let start = changed.chunk + entry.size;
-            let gone = (page_ceil(start) - start).min(changed.data_end() - start);
-            let tail = core::ptr::with_exposed_provenance_mut::<u8>(start);
-            // SAFETY: as above; slack never reaches past the page in which the chunk ended.
-            unsafe { tail.write_bytes(0, gone) };
-        }
-        dress(ground.seal, &changed);
-        Ok(changed)
-    }
-
-    /// Keeps the addresses that a moved chunk has left inaccessible.
-    fn quarantine_addresses(&self, old: &Entry) {
-        // The pages have moved away and left a hole.
-        match mapping::reserve(old.data_start, old.data_bytes) {
-            Ok(start) if start == old.data_start => {
-                let mut state = self.state.lock();
-                if state.table.get(old.chunk).is_some() || state.table.insert(Entry { live: false, ..*old }).is_ok() {
-                    let displaced = state.enqueue(old.chunk, old.size);
-                    drop(state);
-                    return self.let_go(displaced);
-                }
-                drop(state);
-                return mapping::unmap(old.map_start, old.map_bytes);
-            }
-            Ok(elsewhere) => mapping::unmap(elsewhere, old.data_bytes),
-            Err(OutOfMemory) => {}
-        }
-        {
-            let mut state = self.state.lock();
-            if state.table.get(old.chunk).is_some_and(|entry| !entry.live) {
-                state.table.remove(old.chunk);
-            }
-        }
-        mapping::unmap(old.map_start, old.data_start - old.map_start);
-        mapping::unmap(old.data_end(), old.map_end() - old.data_end());
     }
 
     /// Verifies every live chunk.

@@ -1,5 +1,6 @@
 //! Claims about large chunks, each on a secondary of its own.
 
+use super::layout::dress;
 use super::{FRONT, Found, GAP_PAGES, GivenBack, Ground, NotResized, Secondary};
 use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
@@ -414,6 +415,22 @@ fn every_byte_between_a_shrunk_chunk_and_its_guard_is_checked() {
 }
 
 /// While `realloc` copies or moves a chunk, another thread that gives it back is told so.
+/// The system may refuse to take back what a chunk lost when it shrank; all of that is canary then, and must not be found in
+/// the chunk when it grows again.
+#[test]
+fn a_chunk_that_grows_again_into_memory_that_could_not_be_given_back_is_zero_there() {
+    let large = Large::new(Options::DEFAULT);
+    for size in [101, PAGE, 6 * PAGE, 10 * PAGE] {
+        let chunk = large.allocate(10 * PAGE);
+        let shrunk = Entry { size: 100, ..large.live(chunk) };
+        bytes(chunk, 100).fill(7);
+        dress(&large.seal, &shrunk);
+        let grown = large.secondary.resize_held(large.ground(), &shrunk, size).expect("memory");
+        let (before, after) = bytes(grown.chunk, size).split_at(100);
+        assert!(before.iter().all(|&byte| byte == 7) && after.iter().all(|&byte| byte == 0), "{size} bytes");
+    }
+}
+
 #[test]
 fn a_chunk_that_is_held_can_not_be_given_back_or_resized() {
     let large = Large::new(Options::DEFAULT);
