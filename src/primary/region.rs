@@ -62,7 +62,7 @@ pub(crate) struct Region {
     states: AtomicUsize,
     /// Where the state bytes end of those slots that may have been handed out, in bytes from `states`.
     frontier: AtomicU32,
-    /// Logarithm of the power of two in the stride, less `spread`.
+    /// Logarithm of the power of two in the stride, less `spread`, modulo 64.
     rotation: AtomicU8,
     /// Logarithm of the distance between state bytes.
     spread: AtomicU8,
@@ -180,10 +180,10 @@ impl Region {
     pub(crate) fn open(&self, class: u8, stride: usize, first: usize, slots: u32, tables: Tables) {
         let power = stride.trailing_zeros();
         let spread = spread(stride);
-        debug_assert!(power >= u32::from(spread));
         self.first.store(first, Ordering::Relaxed);
         self.inverse.store(inverse(stride as u64 >> power), Ordering::Relaxed);
-        self.rotation.store((power - u32::from(spread)) as u8, Ordering::Relaxed);
+        // To the left where the spread is more, which is a rotation to the right by what is missing to 64.
+        self.rotation.store((power.wrapping_sub(u32::from(spread)) % u64::BITS) as u8, Ordering::Relaxed);
         self.spread.store(spread, Ordering::Relaxed);
         self.states.store(tables.states, Ordering::Relaxed);
         self.free_bits.store(tables.free_bits, Ordering::Relaxed);
