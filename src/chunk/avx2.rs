@@ -28,7 +28,7 @@ macro_rules! vectors {
 const STEP: usize = 4 * WIDE;
 
 /// User areas up to this length are covered by a block that begins in the header and one that ends where they do.
-const TINY: usize = super::contents::HEADER_BLANKED;
+const TINY: usize = 24;
 
 /// Zeroes a user area; with [`TINY`] bytes or less, the 8 in front too.
 ///

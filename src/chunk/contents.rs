@@ -33,9 +33,6 @@ fn keep_loop() {
     unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
 }
 
-/// In user areas up to this many bytes, vectors begin in the header, which is blank then until it is written a few instructions later.
-pub(crate) const HEADER_BLANKED: usize = 24;
-
 /// How long the vectors are that a fast path works with. A type, so that the choice costs nothing there.
 pub(crate) trait Vectors {
     /// [`zero`].

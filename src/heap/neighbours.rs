@@ -8,7 +8,6 @@
 use super::core::Core;
 use super::locate::{Small, over_aligned};
 use crate::chunk::checksum::{self, Crc};
-use crate::chunk::contents::HEADER_BLANKED;
 use crate::chunk::header::{Fields, Header};
 use crate::os::process;
 use crate::primary::region::{Region, Slot, SlotIndex, state};
@@ -21,16 +20,8 @@ use core::sync::atomic::Ordering;
 /// looks give the processor away, which takes long where many wait for it; so looks must not be nested.
 const LOOKS: usize = 200;
 
-/// For so long, in milliseconds, a look is repeated beyond that while what was seen may be another thread's work: it has lost the
-/// processor in the middle of it, and gets it back late where many wait for it.
-const PATIENCE: u64 = 1000;
-
-/// Repeats a look until all is in order, or it has been wrong so often that it is not for another thread's being at it, which
-/// `may_be_work` says.
-fn look_again(
-    mut look: impl FnMut() -> Result<(), Violation>,
-    may_be_work: impl Fn() -> bool,
-) -> Result<(), Violation> {
+/// Repeats a look until all is in order, or it has been wrong so often that it is not for another thread's being at it.
+fn look_again(mut look: impl FnMut() -> Result<(), Violation>) -> Result<(), Violation> {
     let mut outcome = look();
     for number in 1..LOOKS {
         if outcome.is_ok() {
@@ -41,22 +32,7 @@ fn look_again(
         }
         outcome = look();
     }
-    let start = process::milliseconds();
-    while outcome.is_err() && may_be_work() && process::milliseconds() - start < PATIENCE {
-        process::yield_now();
-        outcome = look();
-    }
     outcome
-}
-
-/// Whether the slot behind a chunk has the blank header that a very short one has for an instant, while the cache that owns it wipes or
-/// seals it.
-#[cold]
-fn is_next_at_work(region: &Region, index: SlotIndex, class: ClassId, start: usize) -> bool {
-    let owner = region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire);
-    class.capacity() <= HEADER_BLANKED
-        && checksum::read(start + class.stride()).0 == 0
-        && (owner >= state::FIRST_MARK || owner == state::CHOSEN)
 }
 
 impl Core {
@@ -86,10 +62,7 @@ impl Core {
         if self.is_next_in_order(class, start) {
             return Ok(());
         }
-        look_again(
-            || self.look_at_next_header(region, index, class, start, fields, operation),
-            || is_next_at_work(region, index, class, start),
-        )
+        look_again(|| self.look_at_next_header(region, index, class, start, fields, operation))
     }
 
     #[inline(always)]
@@ -195,16 +168,13 @@ impl Core {
     ) -> Result<(), Violation> {
         let start = region.chunk(index, class.stride());
         let slot = Slot { index, state: region.state(index) };
-        look_again(
-            || {
-                if state::is_live(slot.state.load(Ordering::Acquire)) {
-                    self.look_at(region, class, slot, start, operation)
-                } else {
-                    Ok(())
-                }
-            },
-            || is_next_at_work(region, index, class, start),
-        )
+        look_again(|| {
+            if state::is_live(slot.state.load(Ordering::Acquire)) {
+                self.look_at(region, class, slot, start, operation)
+            } else {
+                Ok(())
+            }
+        })
     }
 
     fn look_at(
@@ -233,19 +203,11 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use super::super::core::{Core, PRIVATE_ARENA};
     use super::super::private::Heap;
-    use super::{LOOKS, is_next_at_work, look_again};
-    use crate::chunk::checksum;
-    use crate::chunk::header::{Fields, Header, Origin};
     use crate::options::Options;
-    use crate::primary::region::{SlotIndex, state};
-    use crate::size_class::ClassId;
-    use crate::thread_cache::ThreadCache;
-    use crate::violation::{Kind, Operation, Violation};
+    use crate::violation::{Kind, Violation};
     use core::alloc::Layout;
     use core::ptr::NonNull;
-    use core::sync::atomic::Ordering;
 
     const SIZE: usize = 100;
     const LAYOUT: Layout = Layout::new::<[u8; SIZE]>();
@@ -271,67 +233,6 @@ mod tests {
         let stride = chunks[1] - chunks[0];
         assert!(stride == chunks[2] - chunks[1] && stride > SIZE, "they are neighbours");
         (chunks, stride)
-    }
-
-    fn damage() -> Result<(), Violation> {
-        Err(Violation::new(Kind::Overflow, Operation::Free, 16, "damage"))
-    }
-
-    #[test]
-    fn what_another_thread_may_be_at_is_looked_at_for_longer_and_nothing_else() {
-        for (in_order_from, may_be_work, expected, looks) in [
-            (1, false, true, 1),
-            (LOOKS, false, true, LOOKS),
-            (usize::MAX, false, false, LOOKS),
-            (LOOKS + 1, true, true, LOOKS + 1),
-        ] {
-            let mut count = 0;
-            let outcome = look_again(
-                || {
-                    count += 1;
-                    if count >= in_order_from { Ok(()) } else { damage() }
-                },
-                || may_be_work,
-            );
-            assert_eq!((outcome.is_ok(), count), (expected, looks));
-        }
-    }
-
-    /// Only there a header is blank for an instant: that of a very short slot that a cache owns.
-    #[test]
-    fn only_the_blank_header_of_a_very_short_slot_in_a_cache_may_be_work() {
-        for (size, short) in [(8, true), (24, true), (40, false), (2000, false)] {
-            let core = Core::create(Options { sample_rate: 0, ..Options::STRICT }, PRIVATE_ARENA).expect("memory");
-            // SAFETY: just made, and destroyed below.
-            let heap = unsafe { Core::at(core) };
-            let cache = heap.adopt_cache(false).expect("memory");
-            // SAFETY: nobody else has it.
-            let cache = unsafe { &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(cache) };
-            let chunk = heap.allocate(cache, size, 4, Origin::Malloc).expect("memory");
-            let class = ClassId::for_size(size).expect("small");
-            let region = heap.arena.region_of(chunk).expect("a region");
-            let index = region.index_of(region.state_at(chunk).expect("a slot"));
-            let (next, owner) = (chunk + class.stride(), region.state(SlotIndex(index.0 + 1)));
-            for (now, owned) in [
-                (state::UNSEALED, false),
-                (state::SEALED, false),
-                (state::FREE, false),
-                (state::LIVE, false),
-                (state::RESIZING, false),
-                (state::RECORDED, false),
-                (state::CHOSEN, true),
-                (state::FIRST_MARK, true),
-                (state::SHARED_MARK, true),
-            ] {
-                owner.store(now, Ordering::Relaxed);
-                checksum::write(next, Header(0));
-                assert_eq!(is_next_at_work(region, index, class, chunk), short && owned, "{size} bytes, state {now}");
-                checksum::write(next, Header::seal(Fields::FRESH, 1));
-                assert!(!is_next_at_work(region, index, class, chunk), "{size} bytes, state {now}");
-            }
-            // SAFETY: nothing of it is used any more.
-            unsafe { Core::destroy(core) };
-        }
     }
 
     /// `strict` finds at the next free beside it what `default` finds when the damaged chunk itself is freed.
