@@ -7,7 +7,7 @@
 //! Only for CPUs that have AVX2: asked once, at start.
 
 use super::checksum::Secrets;
-use super::extent::{BLOCK, Extent, WIDE, WIDE_SHORT};
+use super::extent::{Extent, WIDE, WIDE_SHORT};
 use core::arch::asm;
 use core::mem::offset_of;
 
@@ -27,22 +27,24 @@ macro_rules! vectors {
 /// Bytes in a step of the loop for longer chunks.
 const STEP: usize = 4 * WIDE;
 
-/// User areas up to this length are covered by a block that begins in the header and one that ends where they do.
+/// User areas up to this length are done in words: a block would begin in the header, and others may be looking at that.
 const TINY: usize = 24;
 
-/// Zeroes a user area; with [`TINY`] bytes or less, the 8 in front too.
+/// Zeroes a user area.
 ///
 /// # Safety
-/// `chunk` is writable for `bytes` bytes, the extent's capacity, and for the 8 bytes in front. The CPU has AVX2.
+/// `chunk` is 8-byte aligned and writable for `bytes` bytes, the extent's capacity. The CPU has AVX2.
 #[inline(always)]
 pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
     let end = chunk.wrapping_add(bytes);
     // SAFETY: the caller's promise; every block begins at or behind the first and ends at or before `end`.
     unsafe {
         if bytes <= TINY {
-            let (front, back) = (chunk.sub(8).cast::<u128>(), end.sub(BLOCK).cast::<u128>());
-            front.write_unaligned(0);
-            back.write_unaligned(0);
+            let words = chunk.cast::<u64>();
+            let last = bytes / 8 - 1;
+            words.write(0);
+            words.add(last / 2).write(0);
+            words.add(last).write(0);
         } else if bytes <= WIDE_SHORT {
             vectors!(
                 "vpxor xmm0, xmm0, xmm0",
@@ -195,6 +197,7 @@ pub(crate) unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, 
     unsafe {
         canary_window!(
             "vpand xmm0, xmm0, [{secrets} + {slack} + {masks}]",
+            "vpor xmm0, xmm0, [{chunk} + {capacity} - 16]",
             "vmovdqu [{chunk} + {capacity} - 16], xmm0";
             chunk, capacity, slack, secrets, checksum;
             options(nostack, preserves_flags),
@@ -261,7 +264,7 @@ mod tests {
             // SAFETY: `words` words behind the header, which short areas take along.
             unsafe { Wide::zero(memory.as_mut_ptr().add(1).cast(), words * 8, &Extent::new(words * 8)) };
             assert!(memory[1..=words].iter().all(|&word| word == 0), "{words} words");
-            assert!(memory[words + 1] == !0 && (words <= 3 || memory[0] == !0), "{words} words");
+            assert!(memory[words + 1] == !0 && memory[0] == !0, "{words} words");
         }
     }
 

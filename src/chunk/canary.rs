@@ -60,7 +60,8 @@ pub(crate) unsafe fn fill(chunk: *mut u8, size: usize, capacity: usize, canary: 
     unsafe { fill_words(chunk, size, capacity, canary) };
 }
 
-/// [`fill`] for the fast path: of a slot that is zero, with slack of at most 16 bytes, whose header will be written next.
+/// [`fill`] for the fast path: of a slot that is zero, with slack of at most 16 bytes. A window that begins in the header leaves that
+/// as it is: it is never blank, because whoever frees the chunk in front may be looking at it.
 ///
 /// # Safety
 /// `chunk` is 8-byte aligned and writable for `capacity` bytes and 8 bytes in front, `capacity` is a positive multiple of
@@ -99,7 +100,10 @@ fn pattern(secrets: &Secrets, checksum: u32) -> u128 {
 #[inline(always)]
 pub(super) unsafe fn fill_last(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
     // SAFETY: the caller's promise.
-    unsafe { chunk.add(capacity).sub(WINDOW).cast::<u128>().write_unaligned(window(slack, secrets, checksum)) };
+    unsafe {
+        let last = chunk.add(capacity).sub(WINDOW).cast::<u128>();
+        last.write_unaligned(last.read_unaligned() | window(slack, secrets, checksum));
+    }
 }
 
 /// [`Vectors::is_window`] for every CPU.
@@ -276,7 +280,12 @@ mod tests {
         fn filling_a_zero_slot_gives_the_same_either_way(words in 1_usize..40, short in 0_usize..=WINDOW) {
             let capacity = words * 8;
             let size = capacity.saturating_sub(short);
-            let (mut first, mut second) = (slot(words, 0), slot(words, 0));
+            let zero = || {
+                let mut memory = slot(words, 0);
+                memory[0] = 0x1234_5678_9abc_def0;
+                memory
+            };
+            let (mut first, mut second) = (zero(), zero());
             // SAFETY: both have `capacity` bytes behind their first word.
             unsafe {
                 fill_window::<Ordinary>(first.as_mut_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM);
@@ -286,7 +295,7 @@ mod tests {
             prop_assert_eq!(&first, &second);
             #[cfg(target_arch = "x86_64")]
             if crate::os::process::has_native_vectors() {
-                let mut wide = slot(words, 0);
+                let mut wide = zero();
                 // SAFETY: `capacity` bytes behind the first word.
                 unsafe { fill_window::<Wide>(wide.as_mut_ptr().add(1).cast(), size, capacity, &secrets(), CHECKSUM) };
                 prop_assert_eq!(wide, second);

@@ -47,7 +47,7 @@ pub(crate) trait Vectors {
     /// As there.
     unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool;
 
-    /// Writes the last 16 bytes of a slot: `slack` bytes of canary behind zeroes.
+    /// Writes the last 16 bytes of a slot that is zero: `slack` bytes of canary. A header that is among these bytes stays as it is.
     ///
     /// # Safety
     /// `chunk` is writable for `capacity` bytes, and for 8 in front of it; `capacity` is at least 8, `slack` at most 16.
@@ -132,18 +132,20 @@ impl Vectors for Wide {
     }
 }
 
-/// Zeroes a user area; with less than 16 bytes, the 8 in front too. `bytes` is the extent's capacity, said once more because
-/// the caller knows more about it.
+/// Zeroes a user area. `bytes` is the extent's capacity, said once more because the caller knows more about it.
 ///
 /// # Safety
-/// `chunk` is 8-byte aligned and writable for the whole extent and for the 8 bytes in front (its header).
+/// `chunk` is 8-byte aligned and writable for the whole extent.
 #[inline(always)]
 pub(crate) unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
-    // The last block; it begins in the header when the chunk has 8 bytes.
+    // The last block.
     let last = chunk.wrapping_add(bytes).wrapping_sub(BLOCK);
     // SAFETY: every block begins at or before the last one.
     unsafe {
-        if bytes <= SHORT {
+        if bytes < BLOCK {
+            // A block would begin in the header, and others may be looking at that.
+            chunk.cast::<u64>().write(0);
+        } else if bytes <= SHORT {
             zero_block(chunk.wrapping_offset(extent.block(0)));
             zero_block(chunk.wrapping_offset(extent.block(1)));
             zero_block(chunk.wrapping_offset(extent.block(2)));
@@ -435,8 +437,7 @@ mod tests {
             // SAFETY: `words` words from `offset` lie inside `memory`.
             unsafe { zero(memory.as_mut_ptr().add(offset).cast(), words * 8, &Extent::new(words * 8)) };
             for (index, word) in memory.iter().enumerate() {
-                // A chunk of one word may take its header along, which is written afterwards.
-                let inside = index >= offset - usize::from(words == 1) && index < offset + words;
+                let inside = index >= offset && index < offset + words;
                 prop_assert_eq!(*word, if inside { 0 } else { !0 });
             }
         }

@@ -120,10 +120,10 @@ impl Core {
         let sum = secrets.checksum::<P::Crc>(chunk, fields.0);
         if P::canary(&self.options) {
             let memory = core::ptr::with_exposed_provenance_mut::<u8>(chunk);
-            // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8. Where slots are zeroed when
-            // they are freed, it is zero, and its header is written next; slack of fine classes is shorter than 16 bytes.
+            // SAFETY: the slot is this cache's and `capacity` bytes long, a multiple of 8; slack of fine classes is shorter than 16
+            // bytes. Slots that are zeroed when they are freed, and found to be so still, are zero.
             unsafe {
-                if fine && P::zero_on_free(&self.options) {
+                if fine && P::zero_on_free(&self.options) && P::write_after_free(&self.options) {
                     canary::fill_window::<P::Vectors>(memory, size, capacity, secrets, sum);
                 } else {
                     canary::fill(memory, size, capacity, secrets.canary(sum));
