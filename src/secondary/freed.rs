@@ -20,8 +20,54 @@ impl Secondary {
         // The old address is free to be handed out again, so it is not known as freed any more.
         let mut entry = state.table.remove(old)?;
         entry.chunk = (entry.data_end() - size) & !(align - 1);
-        entry.live = true;
+        (entry.live, entry.unknown) = (true, false);
         Some(entry)
+    }
+
+    /// A kept mapping that was too short or too long, and is neither any more, and how many bytes of it were in use before: a system
+    /// call or two, where a fresh mapping has a page fault for every page.
+    pub(super) fn take_reshaped(&self, ground: Ground<'_>, size: usize, align: usize) -> Option<(Entry, usize)> {
+        if align > PAGE {
+            return None;
+        }
+        let needed = page_ceil(size + FRONT + align);
+        // The old address stays known as freed until the pages have left it.
+        let old = {
+            let mut state = self.state.lock();
+            let old = state.cache.take_nearest(needed)?;
+            *state.table.get(old)?
+        };
+        let mut entry = old;
+        let used = old.data_bytes.min(needed);
+        let reshaped = if needed < old.data_bytes {
+            let cut = old.data_bytes - needed;
+            mapping::withdraw(old.data_start + needed, cut).map(|()| ground.budget.refund(cut)).is_ok()
+        } else {
+            let more = needed - old.data_bytes;
+            ground.budget.charge(more).is_ok_and(|()| {
+                let moved = relocate(&mut entry, |bytes| self.reserve(bytes), needed, needed).is_ok();
+                if !moved {
+                    ground.budget.refund(more);
+                }
+                moved
+            })
+        };
+        if !reshaped {
+            self.retire(ground, &old);
+            return None;
+        }
+        entry.data_bytes = needed;
+        if entry.data_start == old.data_start {
+            self.state.lock().table.remove(old.chunk);
+        } else if old.unknown {
+            self.state.lock().table.remove(old.chunk);
+            unmap_around(&old);
+        } else {
+            self.quarantine_addresses(&old);
+        }
+        entry.chunk = (entry.data_end() - size) & !(align - 1);
+        (entry.live, entry.unknown) = (true, false);
+        Some((entry, used))
     }
 
     /// Takes a verified chunk back. `false` when another thread was faster.
@@ -32,11 +78,12 @@ impl Secondary {
             let Some(entry) = state.table.get(chunk).filter(|entry| entry.live) else { return false };
             entry.live = false;
             let entry = *entry;
+            state.live = state.live.saturating_sub(entry.data_bytes);
             if keep_allowed && state.cache.takes(entry.data_bytes) {
                 // What is longer is never left accessible.
                 let rationed = entry.data_bytes <= mapping_cache::ALWAYS;
                 if rationed && self.ration_large && !state.ration.spend() {
-                    let displaced = state.keep(&entry, ground.budget.used());
+                    let displaced = state.keep(&entry);
                     drop(state);
                     if let Some(displaced) = displaced {
                         self.retire(ground, &displaced);
@@ -49,6 +96,7 @@ impl Secondary {
                         self.retire(ground, &entry);
                     }
                 }
+                self.drop_kept(ground, MappingCache::take_surplus);
                 self.decay(ground);
                 return true;
             }
@@ -62,14 +110,14 @@ impl Secondary {
     /// Moves the pages of a freed chunk to an address that nobody knows, and keeps them there: its own addresses become
     /// inaccessible, and the memory is not faulted in anew. Three system calls, a tenth of what the faults cost.
     fn keep_elsewhere(&self, ground: Ground<'_>, entry: &Entry) {
-        let mut moved = Entry { live: false, ..*entry };
+        let mut moved = Entry { live: false, unknown: true, ..*entry };
         if relocate(&mut moved, |bytes| self.reserve(bytes), entry.data_bytes, entry.data_bytes).is_err() {
             return self.retire(ground, entry);
         }
         // The chunk itself stays known as freed all the while: another thread may be giving it back a second time.
         let kept = {
             let mut state = self.state.lock();
-            state.table.insert(moved).map(|()| state.keep(&moved, ground.budget.used()))
+            state.table.insert(moved).map(|()| state.keep(&moved))
         };
         self.quarantine_addresses(&Entry { live: false, ..*entry });
         match kept {
@@ -82,12 +130,14 @@ impl Secondary {
         }
     }
 
-    /// Makes a freed chunk inaccessible, gives its memory back and queues its addresses.
+    /// Makes a freed chunk inaccessible, gives its memory back and queues its addresses, if the program ever knew them: others would
+    /// push those out of the queue that do dangle.
     pub(super) fn retire(&self, ground: Ground<'_>, entry: &Entry) {
-        if mapping::discard(entry.data_start, entry.data_bytes).is_err()
-            && mapping::make_inaccessible(entry.data_start, entry.data_bytes).is_err()
-        {
-            // The mapping limit is reached: unmapping the whole of it needs no split.
+        let unmap_it_all = entry.unknown
+            // Where the mapping limit is reached, unmapping the whole of it needs no split.
+            || mapping::discard(entry.data_start, entry.data_bytes).is_err()
+                && mapping::make_inaccessible(entry.data_start, entry.data_bytes).is_err();
+        if unmap_it_all {
             self.state.lock().table.remove(entry.chunk);
             mapping::unmap(entry.map_start, entry.map_bytes);
             ground.budget.refund(entry.data_bytes);
@@ -121,8 +171,7 @@ impl Secondary {
                 state.table.remove(old.chunk);
             }
         }
-        mapping::unmap(old.map_start, old.data_start - old.map_start);
-        mapping::unmap(old.data_end(), old.map_end() - old.data_end());
+        unmap_around(old);
     }
 
     /// Unmaps what had to leave the queue, and what is due.
@@ -196,4 +245,10 @@ impl Secondary {
         }
         Ok(())
     }
+}
+
+/// Gives back the address space around pages that have moved away.
+fn unmap_around(old: &Entry) {
+    mapping::unmap(old.map_start, old.data_start - old.map_start);
+    mapping::unmap(old.data_end(), old.map_end() - old.data_end());
 }

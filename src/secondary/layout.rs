@@ -86,7 +86,8 @@ pub(super) fn map(
         budget.refund(data_bytes);
         return undo(refused);
     }
-    let entry = Entry { chunk, size, map_start, map_bytes, data_start, data_bytes, origin, align_log2, live: true };
+    let (live, unknown) = (true, false);
+    let entry = Entry { chunk, size, map_start, map_bytes, data_start, data_bytes, origin, align_log2, live, unknown };
     if huge {
         advise_huge(&entry);
     }

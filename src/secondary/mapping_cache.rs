@@ -9,13 +9,12 @@ use super::table::Entry;
 use crate::os::process;
 
 const PLACES: usize = 32;
-/// What may be kept in all, as a share of the heap; a hot loop can bring it to twice that, and `EXTRA` more.
-const SHARE: usize = 16;
+/// What may be kept in all, as a share of the live large chunks; a hot loop can bring it to twice that. What is kept beyond that is
+/// seldom asked for, and makes a program that frees all its tables at once half as large again.
+const SHARE: usize = 4;
 /// Bytes that this share is at least, and at most.
-const LEAST: usize = 2 << 20;
+const LEAST: usize = 1 << 20;
 const MOST: usize = 32 << 20;
-/// Bytes by which a hot loop may exceed twice the share.
-const EXTRA: usize = 8 << 20;
 /// Milliseconds within which a mapping that had to go is missed by a request that might have had it.
 const MISSED: u32 = 100;
 /// Requests that must have come within `MISSED` of a free before chunks of more than [`ALWAYS`] bytes are kept: what is kept of
@@ -69,6 +68,12 @@ impl MappingCache {
         self.hot = HOT;
     }
 
+    /// As beside so many bytes that a share of them would be this.
+    #[cfg(test)]
+    pub(super) fn set_share(&mut self, share: usize) {
+        self.share = share;
+    }
+
     /// Whether nothing is kept.
     pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
@@ -79,22 +84,29 @@ impl MappingCache {
         self.bytes
     }
 
-    /// Keeps a mapping in a heap of `heap_bytes`; returns the chunk that had to make room.
-    pub(crate) fn put(&mut self, entry: &Entry, heap_bytes: usize) -> Option<usize> {
-        self.share = (heap_bytes / SHARE).clamp(LEAST, MOST);
-        let limit = self.share + self.extra.min(self.share + EXTRA);
-        let full = self.count == PLACES || self.bytes + entry.data_bytes > limit;
-        let evicted = if full { self.take_any() } else { None };
-        let now = process::milliseconds() as u32;
-        if evicted.is_some() {
-            self.evicted_at = now;
-        }
+    /// Keeps a mapping beside `live` bytes of large chunks; returns the chunk that had to leave its place. Others may have to go as
+    /// well: [`Self::take_surplus`].
+    pub(crate) fn put(&mut self, entry: &Entry, live: usize) -> Option<usize> {
+        self.share = (live / SHARE).clamp(LEAST, MOST);
+        let evicted = if self.count == PLACES { self.evict() } else { None };
         if let Some(place) = self.kept.get_mut(self.count) {
-            *place = Kept { chunk: entry.chunk, data_bytes: entry.data_bytes, since: now };
+            let since = process::milliseconds() as u32;
+            *place = Kept { chunk: entry.chunk, data_bytes: entry.data_bytes, since };
             self.count += 1;
             self.bytes += entry.data_bytes;
         }
         evicted
+    }
+
+    /// The oldest mapping, while more is kept than may be. The last one stays.
+    pub(crate) fn take_surplus(&mut self) -> Option<usize> {
+        let limit = self.share + self.extra.min(self.share);
+        if self.count > 1 && self.bytes > limit { self.evict() } else { None }
+    }
+
+    fn evict(&mut self) -> Option<usize> {
+        self.evicted_at = process::milliseconds() as u32;
+        self.take_any()
     }
 
     fn remove(&mut self, place: usize) -> Option<usize> {
@@ -123,9 +135,26 @@ impl MappingCache {
             self.hot = self.hot.saturating_add(1);
         }
         if self.evicted_at != 0 && now.wrapping_sub(self.evicted_at) < MISSED {
-            self.extra = (self.extra + needed).min(self.share + EXTRA);
+            self.extra = (self.extra + needed).min(self.share);
         }
         None
+    }
+
+    /// The mapping, too short or too long, from which one of `needed` bytes is made with the fewest page faults; none of or for more than
+    /// [`ALWAYS`] bytes, where huge pages come into it.
+    pub(crate) fn take_nearest(&mut self, needed: usize) -> Option<usize> {
+        if needed > ALWAYS {
+            return None;
+        }
+        let kept = self.kept.iter().take(self.count).enumerate();
+        let nearest = kept
+            .filter(|(_, kept)| kept.data_bytes <= ALWAYS)
+            .min_by_key(|(_, kept)| kept.data_bytes.abs_diff(needed))?;
+        // Until the share is used up, better ones are collected.
+        if self.bytes < self.share && nearest.1.data_bytes.abs_diff(needed) > needed / 4 {
+            return None;
+        }
+        self.remove(nearest.0)
     }
 
     /// The oldest mapping, if nobody wanted it for so long.
@@ -149,7 +178,7 @@ impl MappingCache {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS, EXTRA, LARGEST, LEAST, MOST, MappingCache, PLACES, SHARE};
+    use super::{ALWAYS, LARGEST, LEAST, MOST, MappingCache, PLACES, SHARE};
     use crate::chunk::header::Origin;
     use crate::secondary::table::Entry;
 
@@ -163,7 +192,8 @@ mod tests {
     fn entry(chunk: usize, data_bytes: usize) -> Entry {
         let (origin, align_log2) = (Origin::Malloc, 4);
         let (map_start, map_bytes, data_start, size) = (0, 0, 0, data_bytes);
-        Entry { chunk, size, map_start, map_bytes, data_start, data_bytes, origin, align_log2, live: false }
+        let (live, unknown) = (false, false);
+        Entry { chunk, size, map_start, map_bytes, data_start, data_bytes, origin, align_log2, live, unknown }
     }
 
     #[test]
@@ -196,25 +226,70 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_stays_within_a_share_of_the_heap() {
-        for (heap, share) in [(0, LEAST), (SHARE * 5 * LEAST, 5 * LEAST), (usize::MAX, MOST)] {
+    fn what_is_kept_comes_back_to_a_share_of_the_live_chunks_oldest_first() {
+        for (live, share) in [(0, LEAST), (SHARE * 5 * LEAST, 5 * LEAST), (usize::MAX, MOST)] {
             let mut cache = cache();
             let quarter = share / 4;
             for chunk in 1..=4 {
-                assert_eq!(cache.put(&entry(chunk, quarter), heap), None, "a share of {share}");
+                assert_eq!(cache.put(&entry(chunk, quarter), live), None);
+                assert_eq!(cache.take_surplus(), None, "a share of {share}");
             }
-            assert_eq!(cache.put(&entry(5, quarter), heap), Some(1), "a share of {share}");
-            assert_eq!(cache.put(&entry(6, quarter + 1), heap), Some(2), "a share of {share}");
+            assert_eq!(cache.put(&entry(5, quarter + 1), live), None);
+            assert_eq!([(); 3].map(|()| cache.take_surplus()), [Some(1), Some(2), None], "a share of {share}");
+            assert_eq!(cache.put(&entry(6, 2 * quarter), live), None);
+            assert_eq!([(); 3].map(|()| cache.take_surplus()), [Some(3), Some(4), None], "a share of {share}");
         }
     }
 
     #[test]
-    fn a_loop_can_bring_what_is_kept_to_twice_the_share_and_a_little() {
+    fn the_last_mapping_stays_however_long_it_is() {
         let mut cache = cache();
-        cache.extra = usize::MAX;
-        let most = 2 * LEAST + EXTRA;
-        assert_eq!(cache.put(&entry(1, most), 0), None);
-        assert_eq!(cache.put(&entry(2, 1), 0), Some(1));
+        assert_eq!(cache.put(&entry(1, LEAST), 0), None);
+        assert_eq!(cache.put(&entry(2, 2 * LEAST), 0), None);
+        assert_eq!([cache.take_surplus(), cache.take_surplus()], [Some(1), None]);
+    }
+
+    #[test]
+    fn a_loop_that_misses_what_had_to_go_brings_what_is_kept_to_twice_the_share() {
+        let mut cache = cache();
+        cache.put(&entry(1, LEAST), 0);
+        cache.put(&entry(2, LEAST), 0);
+        assert_eq!(cache.take(3 * LEAST), None, "nothing had to go yet");
+        cache.put(&entry(3, 1), 0);
+        assert_eq!([(); 3].map(|()| cache.take_surplus()), [Some(1), Some(2), None]);
+        for chunk in 4..=8 {
+            assert_eq!(cache.take(3 * LEAST), None);
+            cache.put(&entry(chunk, LEAST), 0);
+            let surplus = cache.take_surplus();
+            assert_eq!(surplus, [None, Some(3), Some(4), Some(5), Some(6)][chunk - 4]);
+        }
+        assert_eq!(cache.bytes(), 2 * LEAST);
+    }
+
+    #[test]
+    fn while_there_is_room_only_a_mapping_of_about_the_length_is_reshaped_and_then_the_nearest() {
+        let mut cache = cache();
+        cache.put(&entry(1, 300 * KIB), 0);
+        assert_eq!(cache.take_nearest(400 * KIB + 1), None);
+        assert_eq!(cache.take_nearest(240 * KIB - 1), None);
+        assert_eq!(cache.take_nearest(400 * KIB), Some(1));
+        cache.put(&entry(2, 300 * KIB), 0);
+        assert_eq!(cache.take_nearest(240 * KIB), Some(2));
+        for (chunk, kib) in [(3, 300), (4, 500), (5, 700)] {
+            cache.put(&entry(chunk, kib * KIB), 0);
+        }
+        assert_eq!(cache.take_nearest(1500 * KIB), Some(5));
+        assert_eq!(cache.take_nearest(1500 * KIB), None, "800 of 1024 KiB are in use");
+    }
+
+    #[test]
+    fn what_lies_on_huge_pages_is_not_reshaped() {
+        let mut cache = cache();
+        cache.put(&entry(1, ALWAYS + 1), 0);
+        assert_eq!(cache.take_nearest(ALWAYS), None);
+        cache.put(&entry(2, ALWAYS), 0);
+        assert_eq!(cache.take_nearest(ALWAYS + 1), None);
+        assert_eq!(cache.take_nearest(ALWAYS), Some(2));
     }
 
     #[test]

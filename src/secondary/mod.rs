@@ -53,6 +53,8 @@ struct State {
     /// Where the next mapping is asked for, and where the zone ends.
     place: usize,
     zone_end: usize,
+    /// Accessible bytes of the mappings of live chunks.
+    live: usize,
 }
 
 impl State {
@@ -70,8 +72,8 @@ impl State {
     }
 
     /// Keeps a freed chunk's mapping; returns the one that has to make room for it, if any, which goes the way of all others.
-    fn keep(&mut self, entry: &Entry, heap_bytes: usize) -> Option<Entry> {
-        let displaced = self.cache.put(entry, heap_bytes)?;
+    fn keep(&mut self, entry: &Entry) -> Option<Entry> {
+        let displaced = self.cache.put(entry, self.live)?;
         self.table.get(displaced).copied()
     }
 
@@ -180,17 +182,16 @@ impl Secondary {
         if size > isize::MAX as usize - (1 << 32) || align > 1 << 40 {
             return Err(OutOfMemory);
         }
-        let (entry, dirty) = match self.take_kept(size, align) {
-            Some(kept) => (Entry { size, origin, align_log2: align_log2 as u8, ..kept }, true),
-            None => {
-                let map = || map(ground.budget, |bytes| self.reserve(bytes), size, align, origin, align_log2 as u8);
-                (map().or_else(|_| self.make_room(ground, size).and_then(|()| map()))?, false)
-            }
-        };
-        if dirty {
+        let kept = self.take_kept(size, align).map(|entry| (entry, entry.data_bytes));
+        let entry = if let Some((kept, used)) = kept.or_else(|| self.take_reshaped(ground, size, align)) {
+            let dirty = used.saturating_sub(kept.chunk - kept.data_start).min(size);
             // SAFETY: the mapping is accessible and this thread's alone since it left the cache.
-            unsafe { contents::zero_large(core::ptr::with_exposed_provenance_mut(entry.chunk), size) };
-        }
+            unsafe { contents::zero_large(core::ptr::with_exposed_provenance_mut(kept.chunk), dirty) };
+            Entry { size, origin, align_log2: align_log2 as u8, ..kept }
+        } else {
+            let map = || map(ground.budget, |bytes| self.reserve(bytes), size, align, origin, align_log2 as u8);
+            map().or_else(|_| self.make_room(ground, size).and_then(|()| map()))?
+        };
         dress(ground.seal, &entry);
         let mut state = self.state.lock();
         if let Err(refused) = state.table.insert(entry) {
@@ -199,6 +200,7 @@ impl Secondary {
             ground.budget.refund(entry.data_bytes);
             return Err(refused);
         }
+        state.live += entry.data_bytes;
         Ok(entry.chunk)
     }
 
@@ -251,13 +253,14 @@ impl Secondary {
         }
         read();
         // It is known all the while.
-        let _ = self.let_go_of(entry.chunk, *entry);
+        let _ = self.let_go_of(entry.chunk, entry.data_bytes, *entry);
         Ok(())
     }
 
     /// Puts a chunk back that was held, as it is now.
-    fn let_go_of(&self, chunk: usize, changed: Entry) -> Result<(), OutOfMemory> {
+    fn let_go_of(&self, chunk: usize, data_bytes: usize, changed: Entry) -> Result<(), OutOfMemory> {
         let mut state = self.state.lock();
+        state.live = (state.live + changed.data_bytes).saturating_sub(data_bytes);
         if let Some(known) = state.table.get(changed.chunk) {
             *known = changed;
             return Ok(());

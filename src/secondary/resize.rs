@@ -23,7 +23,7 @@ impl Secondary {
         }
         let resized = self.resize_held(ground, &Entry { origin, ..*entry }, size);
         let changed = resized.unwrap_or(*entry);
-        self.let_go_of(entry.chunk, changed)?;
+        self.let_go_of(entry.chunk, entry.data_bytes, changed)?;
         if changed.chunk != entry.chunk {
             self.quarantine_addresses(&Entry { live: false, ..*entry });
         }

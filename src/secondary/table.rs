@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) origin: Origin,
     pub(crate) align_log2: u8,
     pub(crate) live: bool,
+    /// Freed, and moved here then: an address that the program never had, so that nothing of it can dangle.
+    pub(crate) unknown: bool,
 }
 
 impl Entry {
@@ -197,6 +199,7 @@ mod tests {
             origin,
             align_log2: 4,
             live: true,
+            unknown: false,
         }
     }
 

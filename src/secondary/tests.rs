@@ -131,6 +131,65 @@ fn a_kept_mapping_is_a_new_chunk_in_every_respect() {
     }
 }
 
+/// Where none that is kept fits, one that is too short or too long is made to.
+#[test]
+fn a_kept_mapping_of_another_length_is_a_new_chunk_in_every_respect() {
+    // Moved when they are freed, and left where they are.
+    for frees in [1, 80] {
+        for (size, other) in [(800_000, 300_000), (300_000, 800_000), (300_000, 400_000), (700_001, 699_000)] {
+            let large = Large::new(KEPT_FOR_EVER);
+            for _ in 0..frees {
+                let first = large.allocate(size);
+                bytes(first, size).fill(0xaa);
+                assert!(large.release(first));
+            }
+            // Nothing more is collected.
+            large.secondary.state.lock().cache.set_share(0);
+            let before = large.kept();
+            let resident = large.secondary.census(true).resident;
+            let chunk = large.try_allocate(other, 7).expect("memory");
+            assert_eq!(large.kept(), 0, "{before} were kept");
+            let entry = large.live(chunk);
+            assert_eq!((entry.size, entry.align_log2, entry.unknown), (other, 7, false));
+            assert!(chunk.is_multiple_of(128) && entry.data_end() - (chunk + other) < 128);
+            assert!(entry.data_start + FRONT <= chunk);
+            assert!(!is_accessible(entry.data_start - 1) && !is_accessible(entry.data_end()), "guards");
+            assert_eq!(large.budget.used(), entry.data_bytes);
+            assert!(large.secondary.census(true).resident > resident.min(other) / 10 * 9, "pages were lost");
+            assert!(bytes(chunk, other).iter().all(|&byte| byte == 0));
+            bytes(chunk, other).fill(0xbb);
+            assert!(large.release(chunk));
+            assert!(large.is_known_as_freed(chunk));
+        }
+    }
+}
+
+#[test]
+fn a_kept_mapping_that_can_not_be_made_longer_is_given_back_and_a_fresh_one_taken() {
+    let large = Large::within(KEPT_FOR_EVER, 1_000_000);
+    let (first, live) = (large.allocate(300_000), large.allocate(500_000));
+    assert!(large.release(first));
+    large.secondary.state.lock().cache.set_share(0);
+    assert_eq!(large.try_allocate(600_000, 4), Err(OutOfMemory), "beyond the budget");
+    assert_eq!(large.budget.used(), large.live(live).data_bytes);
+    assert!(large.is_known_as_freed(first));
+    large.allocate(400_000);
+}
+
+/// What is kept lies where the program never knew it, so it has no place in the queue of addresses that may dangle.
+#[test]
+fn kept_mappings_that_go_do_not_shorten_the_time_that_addresses_stay_known() {
+    let large = Large::new(Options { large_quarantine_mb: 16, ..KEPT_FOR_EVER });
+    let chunks: Vec<usize> = (0..16).map(|_| large.allocate(MIB)).collect();
+    for &chunk in &chunks {
+        assert!(large.release(chunk));
+    }
+    assert!(large.kept() < 8 * MIB, "most were displaced");
+    assert!(chunks.iter().all(|&chunk| large.is_known_as_freed(chunk)));
+    large.secondary.purge(large.ground());
+    assert!(chunks.iter().all(|&chunk| large.is_known_as_freed(chunk)));
+}
+
 #[test]
 fn a_chunk_ends_at_its_guard_at_every_alignment_also_where_mappings_are_kept() {
     let large = Large::new(KEPT_FOR_EVER);
@@ -414,7 +473,6 @@ fn every_byte_between_a_shrunk_chunk_and_its_guard_is_checked() {
     large.live(chunk);
 }
 
-/// While `realloc` copies or moves a chunk, another thread that gives it back is told so.
 /// The system may refuse to take back what a chunk lost when it shrank; all of that is canary then, and must not be found in
 /// the chunk when it grows again.
 #[test]
@@ -431,6 +489,7 @@ fn a_chunk_that_grows_again_into_memory_that_could_not_be_given_back_is_zero_the
     }
 }
 
+/// While `realloc` copies or moves a chunk, another thread that gives it back is told so.
 #[test]
 fn a_chunk_that_is_held_can_not_be_given_back_or_resized() {
     let large = Large::new(Options::DEFAULT);
