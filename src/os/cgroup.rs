@@ -51,10 +51,10 @@ fn allowed_by(groups: &[u8], read: impl Fn(&CStr, &mut [u8]) -> Option<usize>) -
             });
         } else if has(b"cpu") {
             for_each_group(b"/sys/fs/cgroup/cpu", group, |folder| {
-                // Without a quota it says -1.
-                let quota = number(&read, folder, b"/cpu.cfs_quota_us");
-                let period = number(&read, folder, b"/cpu.cfs_period_us").filter(|&period| period != 0);
-                if let (Some(quota), Some(period)) = (quota, period) {
+                // Without a quota it says -1, and the period need not be read.
+                if let Some(quota) = number(&read, folder, b"/cpu.cfs_quota_us")
+                    && let Some(period) = number(&read, folder, b"/cpu.cfs_period_us").filter(|&period| period != 0)
+                {
                     allowed.processors = allowed.processors.min(quota.div_ceil(period).max(1));
                 }
             });

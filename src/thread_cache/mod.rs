@@ -22,7 +22,7 @@ use crate::trace::Window;
 use crate::trace::remembered::Remembered;
 use core::cell::UnsafeCell;
 use core::sync::atomic::Ordering;
-use ready::{READY, Ready, ReadySlots};
+use ready::{Ready, ReadySlots, most_ready, places_of};
 pub(crate) use stock::Stock;
 
 /// What a cache knows of one class; a cache line.
@@ -100,7 +100,7 @@ pub(crate) struct ThreadCache {
     ready_bytes: u32,
     pub(crate) bins: [Bin; CLASSES],
     /// The bins point into these, so a cache stays where it was made.
-    ready_slots: UnsafeCell<[ReadySlots; CLASSES]>,
+    ready_slots: UnsafeCell<ReadySlots>,
     ring_slots: UnsafeCell<[RingSlots; CLASSES]>,
 }
 
@@ -225,12 +225,12 @@ impl ThreadCache {
 
     /// The part of a class, with room for ready slots.
     pub(crate) fn open_bin(&mut self, class: ClassId) -> &mut Bin {
-        let places = self.ready_slots.get().cast::<ReadySlots>().wrapping_add(class.index());
+        let places = places_of(self.ready_slots.get(), class);
         let ready_bytes = self.ready_bytes as usize;
         let bin = self.bin(class);
         if bin.ready.most == 0 {
-            let most = (ready_bytes / class.stride()).clamp(2, READY) as u16;
-            // SAFETY: the class's own part of the array, which is only used through its bin.
+            let most = most_ready(class, ready_bytes) as u16;
+            // SAFETY: the class's own places, as many as the most that any cache has, which are only used through its bin.
             unsafe { bin.ready.open(places, most) };
             // Of longer slots every one has pages of its own, which the header makes resident.
             if class.stride() > FINE_MAX + HEADER {

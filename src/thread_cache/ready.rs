@@ -1,14 +1,48 @@
 //! Slots that lie ready to be handed out, last in, first out.
 
+use super::stock::READY_BYTES;
 use crate::primary::region::OwnedSlot;
+use crate::size_class::{CLASSES, ClassId};
 
-/// Places for ready slots of one class.
+/// The most places for ready slots of one class.
 pub(super) const READY: usize = 128;
 
-/// The ready slots of one class, taken from the end, which lie in an array of their own ([`ReadySlots`]). The array is not
-/// touched until it is opened, so that a class that is not used costs no memory.
+/// Slots of a class that may lie ready where so many bytes of them may.
+pub(super) const fn most_ready(class: ClassId, bytes: usize) -> usize {
+    let most = bytes / class.stride();
+    if most > READY {
+        READY
+    } else if most < 2 {
+        2
+    } else {
+        most
+    }
+}
+
+/// Where the places of each class begin among those of all, and where the last ones end.
+const FIRST: [u16; CLASSES + 1] = {
+    let mut first = [0; CLASSES + 1];
+    let mut class = 0;
+    while class < CLASSES {
+        // One more, which stays [`OwnedSlot::NONE`].
+        first[class + 1] = first[class] + 1 + most_ready(ClassId::known(class as u8), READY_BYTES) as u16;
+        class += 1;
+    }
+    first
+};
+
+/// Places for the ready slots of all classes, side by side, so that those of many classes share a page.
+pub(super) type ReadySlots = [OwnedSlot; FIRST[CLASSES] as usize];
+
+/// The first place of a class.
+pub(super) fn places_of(all: *mut ReadySlots, class: ClassId) -> *mut OwnedSlot {
+    all.cast::<OwnedSlot>().wrapping_add(FIRST.get(class.index()).copied().unwrap_or_default().into())
+}
+
+/// The ready slots of one class, taken from the end, which lie in places of their own ([`places_of`]). They are not
+/// touched until they are opened, so that a class that is not used costs no memory.
 ///
-/// Invariant, from [`Self::open`] on: `last` points into the array, between its first place, which holds
+/// Invariant, from [`Self::open`] on: `last` points to one of the places, between the first of them, which holds
 /// [`OwnedSlot::NONE`] for ever, and `end`, which is the last place that may be used. So there is always a slot to look at,
 /// and where none is ready it is one that no cache owns: one comparison tells both. Before that both point to such a slot
 /// outside, and there is room for none.
@@ -24,9 +58,6 @@ pub(crate) struct Ready {
 
 /// Slots of the first batch of a class.
 const FIRST_BATCH: u16 = 8;
-
-/// Places for the ready slots of one class, behind one that stays [`OwnedSlot::NONE`].
-pub(super) type ReadySlots = [OwnedSlot; READY + 1];
 
 /// What all closed bins point to. Never written.
 struct Outside(OwnedSlot);
@@ -46,10 +77,10 @@ impl Ready {
     /// Makes room for up to `most` slots, at least one, in `places`.
     ///
     /// # Safety
-    /// `places` outlives the value and is used by nobody else.
-    pub(super) unsafe fn open(&mut self, places: *mut ReadySlots, most: u16) {
+    /// From `places` on there is one place more than `most`. They outlive the value and are used by nobody else.
+    pub(super) unsafe fn open(&mut self, places: *mut OwnedSlot, most: u16) {
         self.most = most.clamp(1, READY as u16);
-        self.last = places.cast();
+        self.last = places;
         // SAFETY: the first place; `most` is at most the number of the others.
         unsafe {
             self.last.write(OwnedSlot::NONE);
@@ -157,8 +188,9 @@ impl Ready {
 
 #[cfg(test)]
 mod tests {
-    use super::{READY, Ready};
+    use super::{FIRST, READY, READY_BYTES, Ready, ReadySlots, most_ready, places_of};
     use crate::primary::region::OwnedSlot;
+    use crate::size_class::ClassId;
     use core::sync::atomic::AtomicU8;
 
     #[test]
@@ -167,7 +199,7 @@ mod tests {
         let mut ready = Ready::CLOSED;
         assert_eq!((ready.pop(), ready.length()), (None, 0));
         // SAFETY: `places` lives as long and is not used otherwise.
-        unsafe { ready.open(&raw mut places, 4) };
+        unsafe { ready.open(places.as_mut_ptr(), 4) };
         let states = [0, 1, 2, 3, 4].map(AtomicU8::new);
         let slots = [0, 1, 2, 3, 4].map(|number| OwnedSlot::new(number, &states[number]));
         for slot in slots.iter().take(4) {
@@ -181,15 +213,27 @@ mod tests {
     }
 
     #[test]
+    fn the_places_of_each_class_follow_those_of_the_one_before() {
+        let mut all: Box<ReadySlots> =
+            vec![OwnedSlot::NONE; FIRST[FIRST.len() - 1].into()].try_into().expect("so many");
+        let mut end = all.as_mut_ptr();
+        for class in ClassId::all() {
+            assert_eq!(places_of(&raw mut *all, class), end);
+            end = end.wrapping_add(1 + most_ready(class, READY_BYTES));
+        }
+        assert_eq!(end, all.as_mut_ptr().wrapping_add(all.len()));
+    }
+
+    #[test]
     fn batches_double_up_to_half_of_the_places() {
         let mut places = [OwnedSlot::NONE; READY + 1];
         let mut ready = Ready::CLOSED;
         // SAFETY: `places` lives as long and is not used otherwise.
-        unsafe { ready.open(&raw mut places, 49) };
+        unsafe { ready.open(places.as_mut_ptr(), 49) };
         let batches: Vec<usize> = (0..4).map(|_| ready.next_batch()).collect();
         assert_eq!(batches, [8, 16, 25, 25]);
         // SAFETY: as above; the bin holds nothing.
-        unsafe { ready.open(&raw mut places, 5) };
+        unsafe { ready.open(places.as_mut_ptr(), 5) };
         assert_eq!(ready.next_batch(), 3, "there is room for all of a batch in an empty bin");
     }
 }

@@ -1,7 +1,7 @@
 //! How much one cache may keep: all that the options say, or less where many share little memory.
 
-/// Bytes of ready slots of one class in one cache.
-const READY_BYTES: usize = 32 << 10;
+/// The most bytes of ready slots of one class in one cache.
+pub(super) const READY_BYTES: usize = 32 << 10;
 
 /// So many caches have all of these; more share them, down to a quarter each. A batch is then smaller and the lock of a class is taken more
 /// often, by some 5 % of the time of threads that do nothing else; but what lies ready in dozens of threads would outgrow what lives.
