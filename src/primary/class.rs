@@ -4,7 +4,7 @@
 //! passes over some of them for later. Where runs begin is random: in which open slab, and where in it; then a cache
 //! stays with its slab for several batches. So the place of the next run can't be foreseen, nor which slots it passes
 //! over, while a program's later walk over its objects meets ascending lines over many pages, which is what hardware
-//! prefetching needs (SECURITY.md has both figures).
+//! prefetching needs (SECURITY.md has both figures). In `strict` each short run goes on in another slab or another part of one.
 
 use super::arena::Arena;
 use super::region::{OwnedSlot, Region, SlotIndex, state};
@@ -22,6 +22,9 @@ const MAX_OPEN: usize = 8;
 
 /// Slots with longer strides than this, in bytes, are taken one by one: order helps no prefetcher there.
 const ORDERED: usize = 1024;
+
+/// In so many places short runs of a class go on, in all of its open slabs together: what prefetchers can follow.
+const LANES: u32 = 16;
 
 /// The most slabs that are made accessible together.
 const MAX_RUN_SLABS: u32 = 1024;
@@ -78,7 +81,7 @@ pub(crate) struct Class {
     pub(super) tables_to_release: bool,
 }
 
-/// A slab that slots are taken from, and the word of free bits where the next run begins.
+/// A slab that slots are taken from, and the word of free bits where the next run begins, or the lanes of short ones.
 #[derive(Clone, Copy)]
 pub(super) struct Open {
     pub(super) slab: SlabId,
@@ -314,12 +317,12 @@ impl Class {
         let region = ground.arena.region(id.region());
         let first = id.number() << slots_log2(self.id);
         let words = self.words();
-        let start =
-            if self.short_runs(ground.options) && ground.options.randomize { random.below(words) } else { start };
-        let found = (0..words).find_map(|step| {
+        let (start, offset) = self.beginning(ground.options, start, random);
+        let found = (0..=words).find_map(|step| {
             let number = (start + step) % words;
             let base = first + number * 64;
             let (word, mask) = word_of(region, base, self.slots());
+            let mask = if step == 0 { mask & (!0 << offset) } else { mask };
             let bits = word.load(Ordering::Relaxed) & mask;
             (bits != 0).then_some((number, base, word, bits))
         });
@@ -341,7 +344,24 @@ impl Class {
         word.store(word.load(Ordering::Relaxed) & !gone, Ordering::Relaxed);
         Descriptors(ground.arena).slab(id).free -= taken as u16;
         self.free_slots -= taken;
-        (taken, number)
+        (taken, if self.short_runs(ground.options) { open.word } else { number })
+    }
+
+    /// In which word, and how many slots behind its first, a run looks for slots in a slab with this word.
+    ///
+    /// Short runs go on in any of a few lanes of the slab: so they interleave at random, and each lane ascends, which is all that a
+    /// prefetcher needs.
+    fn beginning(&self, options: &Options, word: u32, random: &mut Random) -> (u32, u32) {
+        if !options.randomize || !self.short_runs(options) {
+            return (word, 0);
+        }
+        if self.id.stride() > ORDERED {
+            return (random.below(self.words()), 0);
+        }
+        let lanes = (LANES / self.open_count.max(1) as u32).max(1);
+        // Where the lanes begin is another place in each slab that is opened.
+        let slot = word * 64 + random.below(lanes) * (self.slots() / lanes);
+        (slot / 64 % self.words(), slot % 64)
     }
 
     /// The free slots of a word as parts that are taken one after the other, each ascending.
@@ -354,12 +374,9 @@ impl Class {
             return [bits, 0];
         }
         if self.short_runs(options) {
-            let run = if self.id.stride() > ORDERED { 1 } else { u32::from(options.run_slots) };
-            let slots = self.slots().min(64);
-            let offset = bits.trailing_zeros() & !(slots - 1);
-            let start = offset + random.below(slots);
-            let behind = bits & (!0 << start);
-            let from = if behind != 0 { behind } else { bits };
+            let long = self.id.stride() > ORDERED;
+            let run = if long { 1 } else { u32::from(options.run_slots) };
+            let from = if long { from_random_place(bits, self.slots().min(64), random) } else { bits };
             let kept = from & (random.u64() | random.u64());
             let mut part = if kept != 0 { kept } else { from };
             // No more than a run at once: the next one begins elsewhere.
@@ -476,6 +493,13 @@ impl Class {
             slab_bytes: self.slab_bytes(),
         }
     }
+}
+
+/// The free slots of a word behind a random one of its `slots`, or all where there are none.
+fn from_random_place(bits: u64, slots: u32, random: &mut Random) -> u64 {
+    let offset = bits.trailing_zeros() & !(slots - 1);
+    let behind = bits & (!0 << (offset + random.below(slots)));
+    if behind != 0 { behind } else { bits }
 }
 
 /// The word of free bits that begins with slot `base` (or contains it, for slabs of less than 64 slots), and the mask

@@ -256,6 +256,31 @@ fn short_runs_are_short() {
     assert!(ends >= 8, "{chunks:x?}");
 }
 
+/// What the next run of `strict` continues can't be foreseen, but it continues something: so a later walk meets a few ascending
+/// lines, which prefetchers follow, and not one place after the other.
+#[test]
+fn short_runs_interleave_lanes_that_ascend() {
+    let mut begun = Vec::new();
+    for _ in 0..8 {
+        let mut slots = Slots::new(Options::STRICT, 8);
+        let chunks: Vec<usize> = (0..8).flat_map(|_| slots.take(64).expect("memory")).map(|slot| slot.chunk).collect();
+        // A run passes over some slots, the next one in its lane takes those first: both are in one word, or in two.
+        let near = |one: usize, other: usize| one.abs_diff(other) <= 72 * slots.stride();
+        let mut lanes: Vec<usize> = Vec::new();
+        for &chunk in &chunks {
+            match lanes.iter_mut().find(|end| near(**end, chunk)) {
+                Some(end) => *end = chunk.max(*end),
+                None => lanes.push(chunk),
+            }
+        }
+        // 64 runs and more: each beginning anywhere would make about as many lanes.
+        assert!((6..=16).contains(&lanes.len()), "{} lanes", lanes.len());
+        begun.push(lanes.into_iter().map(|lane| lane.wrapping_sub(chunks[0]).cast_signed()).collect::<Vec<_>>());
+    }
+    let distinct: std::collections::BTreeSet<_> = begun.iter().collect();
+    assert_eq!(distinct.len(), 8, "{begun:?}");
+}
+
 #[test]
 fn what_was_purged_is_inaccessible_and_comes_back_as_new() {
     for size in [100, 1000, 5000] {
