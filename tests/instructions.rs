@@ -67,7 +67,7 @@ fn a_pair_in_default_stays_on_the_fast_path() {
 
 #[test]
 fn a_pair_in_strict_stays_on_the_fast_path() {
-    a_pair_takes_at_most(460.0, Profile::Strict);
+    a_pair_takes_at_most(415.0, Profile::Strict);
 }
 
 #[test]

@@ -130,7 +130,10 @@ impl Core {
             }
         }
         if P::neighbours(&self.options) {
-            if self.check_neighbours(region, region.index_of(slot), class, chunk, fields).is_err() {
+            let index = region.index_of(slot);
+            if !self.neighbours_are_in_order::<P, LONGEST>(region, index, class, capacity, chunk)
+                && self.check_neighbours(region, index, class, chunk, fields).is_err()
+            {
                 return Freed::Unusual;
             }
         } else if P::canary(&self.options)

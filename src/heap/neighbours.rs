@@ -5,14 +5,17 @@
 //! store, from one whole value to another; and what looks damaged is looked at again before it is
 //! reported, because a false alarm would be an outage.
 
+use super::allocate::MIN_ALIGN_LOG2;
 use super::core::Core;
 use super::locate::{Small, over_aligned};
+use crate::chunk::canary;
 use crate::chunk::checksum::{self, Crc};
 use crate::chunk::header::{Fields, Header};
 use crate::os::process;
 use crate::primary::region::{Region, Slot, SlotIndex, state};
 use crate::primary::slab::slots_log2;
-use crate::size_class::ClassId;
+use crate::protections::Protections;
+use crate::size_class::{ClassId, FINE_MAX, HEADER};
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
 
@@ -45,7 +48,7 @@ impl Core {
     /// Whether the slot behind a chunk has a header of ours; a blank one does not count.
     #[inline(always)]
     pub(crate) fn next_is_sealed<C: Crc>(&self, start: usize, capacity: usize) -> bool {
-        let next = start + capacity + crate::size_class::HEADER;
+        let next = start + capacity + HEADER;
         self.is_sealed::<C>(next, checksum::read(next))
     }
 
@@ -101,7 +104,58 @@ impl Core {
         Err(Violation::new(Kind::Overflow, operation, chunk, "the header of the slot behind the chunk was changed")
             .chunk(fields.size(), fields.origin())
             .values(Header::seal(header.fields(), expected).0, header.0)
-            .at((next - crate::size_class::HEADER).wrapping_sub(chunk) as isize))
+            .at((next - HEADER).wrapping_sub(chunk) as isize))
+    }
+
+    /// Whether at a first look all is in order that [`Self::check_neighbours`] verifies, for a chunk of a slot of `capacity` bytes.
+    /// `false` says little: a neighbour may just be changing, or lie in another slab, which may be released meanwhile.
+    #[inline(always)]
+    pub(crate) fn neighbours_are_in_order<P: Protections, const LONGEST: usize>(
+        &self,
+        region: &Region,
+        index: SlotIndex,
+        class: ClassId,
+        capacity: usize,
+        start: usize,
+    ) -> bool {
+        let log = slots_log2(class);
+        let is_live = |index| state::is_live(region.state(index).load(Ordering::Acquire));
+        let (before, behind) = (SlotIndex(index.0.wrapping_sub(1)), SlotIndex(index.0 + 1));
+        let next = start + capacity + HEADER;
+        // Behind the last slot of all there is a header and a state byte, too.
+        if is_live(behind) {
+            if behind.0 >> log != index.0 >> log || !self.is_in_order::<P, LONGEST>(next, capacity) {
+                return false;
+            }
+        } else if !self.is_sealed::<P::Crc>(next, checksum::read(next)) {
+            return false;
+        }
+        index.0 == 0
+            || !is_live(before)
+            || before.0 >> log == index.0 >> log && self.is_in_order::<P, LONGEST>(start - capacity - HEADER, capacity)
+    }
+
+    /// Whether header and canaries of a live slot are in order at a first look; never for an over-aligned chunk.
+    #[inline(always)]
+    fn is_in_order<P: Protections, const LONGEST: usize>(&self, start: usize, capacity: usize) -> bool {
+        let secrets = self.seal.secrets.reloaded();
+        let header = checksum::read(start);
+        let fields = header.fields();
+        if !fields.is_allocated()
+            || fields.align_log2() > MIN_ALIGN_LOG2
+            || header.checksum() != secrets.checksum::<P::Crc>(start, fields.0)
+        {
+            return false;
+        }
+        if !P::canary(&self.options) {
+            return true;
+        }
+        let (memory, fine) = (core::ptr::with_exposed_provenance(start), LONGEST <= FINE_MAX);
+        // SAFETY: a slot of the slab of a live chunk, which keeps it from being released; `capacity` is a multiple of 8.
+        let intact = unsafe {
+            canary::is_intact::<P::Vectors>(fine, memory, fields.size(), capacity, secrets, header.checksum())
+        };
+        intact && (fields.size() < capacity || self.next_is_sealed::<P::Crc>(start, capacity))
     }
 
     /// Verifies both neighbours: the header behind in any case, and header and canaries of those that are live.
@@ -266,6 +320,36 @@ mod tests {
                 } else {
                     assert_eq!(found, Ok(()));
                     assert!(neighbour == 2 && at < 0 || free(&heap, chunks[neighbour]).is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_behind_a_neighbour_is_looked_at_up_to_the_next_header() {
+        // Without slack, with little, and with more than a canary window.
+        for size in [8, 104, 1000, 1016, 1017, 5000, 20_000] {
+            let heap = heap(Options::STRICT);
+            let layout = Layout::array::<u8>(size).expect("a layout");
+            let chunks = [(); 3].map(|()| heap.allocate(layout).expect("memory").as_ptr().expose_provenance());
+            let stride = chunks[1] - chunks[0];
+            assert_eq!(stride, chunks[2] - chunks[1], "they are neighbours");
+            let give_back = || {
+                let chunk = NonNull::new(core::ptr::with_exposed_provenance_mut(chunks[1])).expect("an address");
+                // SAFETY: as in `free`.
+                unsafe { heap.deallocate(chunk, layout) }
+            };
+            for neighbour in [chunks[0], chunks[2]] {
+                for at in (size..stride).filter(|at| neighbour == chunks[2] || *at < stride - 8) {
+                    flip(neighbour + at);
+                    // Behind the slack it is the header of the next slot, which is only looked at where there is no slack.
+                    let found = give_back();
+                    let looked_at = at < stride - 8 || size == stride - 8;
+                    assert_eq!(found.map_err(|found| found.address), if looked_at { Err(neighbour) } else { Ok(()) });
+                    flip(neighbour + at);
+                    if !looked_at {
+                        break;
+                    }
                 }
             }
         }

@@ -28,11 +28,14 @@ impl SlabId {
 
 /// Logarithm of the number of slots in a slab of this class: about 64 KiB, at least 16 slots.
 pub(crate) const fn slots_log2(class: ClassId) -> u32 {
-    let mut log = 4;
-    while class.stride() << log < 64 << 10 && log < 12 {
-        log += 1;
+    let log = (64_u32 << 10).ilog2().saturating_sub(class.stride().ilog2());
+    if log < 4 {
+        4
+    } else if log > 12 {
+        12
+    } else {
+        log
     }
-    log
 }
 
 /// Which list a slab is on.
@@ -157,7 +160,10 @@ mod tests {
     #[test]
     fn slabs_have_at_least_sixteen_slots_and_fit_a_counter() {
         for class in ClassId::all() {
-            assert!((16..=4096).contains(&(1_u32 << slots_log2(class))));
+            let (log, stride) = (slots_log2(class), class.stride());
+            assert!((16..=4096).contains(&(1_u32 << log)));
+            assert!(stride << log >= 64 << 10, "about 64 KiB: {stride} bytes");
+            assert!(log == 4 || stride << (log - 1) < 64 << 10, "and not twice that: {stride} bytes");
         }
     }
 
