@@ -1,5 +1,8 @@
 //! Every operator new and delete does what the C++ standard says.
 
+#[path = "support/real.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of it")]
+mod real;
 mod support;
 
 use support::check::checks;
@@ -20,4 +23,20 @@ checks! { of "conformance_cxx.cpp";
     over_aligned_types_work_in_expressions_and_containers
     a_constructor_that_throws_frees_the_array
     malloc_usable_size_knows_memory_from_new
+}
+
+/// Where the C++ runtime came with a plug-in, nobody else sees it. What a failing `new` throws must be that runtime's.
+#[test]
+fn a_plug_in_catches_what_its_failing_new_throws() {
+    let folder = real::folder();
+    let host = real::compile("c/plug_in_host.c", folder.path(), "host", &["-ldl"]);
+    for runtime in [&[][..], &["-static-libstdc++", "-static-libgcc"]] {
+        let flags = [&["-shared", "-fPIC", "-std=c++17"], runtime].concat();
+        let plug_in = real::compile("c/plug_in.cpp", folder.path(), "plug_in.so", &flags);
+        let mut command = real::command(&host, folder.path(), Some("max_alloc_mb=100"));
+        let ended = real::to_the_end(command.arg(&plug_in));
+        let line = "new: bad_alloc, 1; new[]: bad_alloc, 1; nothrow: null, 1; aligned nothrow: null, 1\n";
+        assert_eq!((ended.out(), ended.err()), (line.repeat(2), String::new()), "{runtime:?}: {ended:?}");
+        assert!(ended.status.success(), "{runtime:?}: {ended:?}");
+    }
 }

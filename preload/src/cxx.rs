@@ -2,20 +2,72 @@
 //!
 //! `operator new` must call the new handler and throw `std::bad_alloc` when there is no memory. No
 //! exception may cross a Rust frame, so the frames that one crosses are assembly with unwind
-//! information, and Rust only looks up what to call. libstdc++ is found at run time: C programs have none.
+//! information, and Rust only looks up what to call. The C++ runtime is found at run time: C programs have none, and one
+//! process may have several.
 
-use core::ffi::{CStr, c_void};
+use core::ffi::{CStr, c_char, c_void};
+use core::ptr;
 use hardened_heap::c_api::{self, New};
 
 /// Finds a function of the C++ runtime, if the process has one.
-fn runtime_function(name: &CStr) -> *mut c_void {
+///
+/// First by the eyes of the module that calls `operator new`: a plug-in (a Python extension in C++, say) brings its runtime
+/// with it, in a scope of its own where nobody else would find it, and only that runtime's exceptions are caught there.
+fn runtime_function(name: &CStr, caller: *const c_void) -> *mut c_void {
+    let found = seen_from(caller, name);
+    if !found.is_null() {
+        return found;
+    }
     // SAFETY: a terminated name.
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
 }
 
+/// The beginning of the loader's `struct link_map`.
+#[repr(C)]
+struct LinkMap {
+    displacement: usize,
+    name: *const c_char,
+}
+
+/// The module that an address lies in.
+fn module_of(address: *const c_void) -> Option<&'static LinkMap> {
+    const RTLD_DL_LINKMAP: i32 = 2;
+    // SAFETY: all-zero is a valid value of this plain structure.
+    let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
+    let mut module = ptr::null_mut();
+    // SAFETY: valid places; any address may be asked for. The module stays loaded: its code is running, or is this library's.
+    unsafe {
+        if libc::dladdr1(address, &raw mut info, &raw mut module, RTLD_DL_LINKMAP) == 0 {
+            return None;
+        }
+        module.cast::<LinkMap>().cast_const().as_ref()
+    }
+}
+
+/// The function of this name that the module with this code, or one that it was linked with, has; null when there is none.
+fn seen_from(caller: *const c_void, name: &CStr) -> *mut c_void {
+    let Some(module) = module_of(caller) else { return ptr::null_mut() };
+    // SAFETY: the loader's own terminated name of the module.
+    if module.name.is_null() || unsafe { *module.name } == 0 {
+        // The program, and all that it was linked with, are found by everybody.
+        return ptr::null_mut();
+    }
+    // SAFETY: as above. The loader knows it by this name without looking at files.
+    let handle = unsafe { libc::dlopen(module.name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+    if handle.is_null() {
+        return handle;
+    }
+    // SAFETY: a valid handle and a terminated name. The module stays loaded when the handle is given back: its code is running.
+    unsafe {
+        let found = libc::dlsym(handle, name.as_ptr());
+        libc::dlclose(handle);
+        found
+    }
+}
+
 /// The new handler of the program; null when there is none.
-extern "C" fn new_handler() -> *mut c_void {
-    let get = runtime_function(c"_ZSt15get_new_handlerv");
+extern "C" fn new_handler(caller: *const c_void) -> *mut c_void {
+    let get = runtime_function(c"_ZSt15get_new_handlerv", caller);
     if get.is_null() {
         return get;
     }
@@ -23,9 +75,15 @@ extern "C" fn new_handler() -> *mut c_void {
     unsafe { core::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(get)() }
 }
 
-/// The function that throws `std::bad_alloc`. Without a C++ runtime nobody could catch it: the process ends.
-extern "C" fn bad_alloc_thrower() -> *mut c_void {
-    let throw = runtime_function(c"_ZSt17__throw_bad_allocv");
+/// A function that throws `std::bad_alloc` when called with the largest number. Without a C++ runtime nobody could catch it: the
+/// process ends.
+extern "C" fn bad_alloc_thrower(caller: *const c_void) -> *mut c_void {
+    let mut throw = runtime_function(c"_ZSt17__throw_bad_allocv", caller);
+    if throw.is_null() {
+        // A runtime that is linked into a module has only what the module uses. Its own `operator new` is there, and finds no
+        // memory of that size.
+        throw = runtimes_own(c"_Znwm", caller);
+    }
     if throw.is_null() {
         const LINE: &[u8] = b"testudo: operator new failed and there is no C++ runtime to throw std::bad_alloc\n";
         // SAFETY: a valid buffer; abort does not return.
@@ -56,7 +114,7 @@ allocate! {
 }
 
 /// `$symbol`: tries `$allocate`; on failure calls the new handler and tries again, until there is no handler: then
-/// it throws.
+/// it throws. The return address, 24 bytes up the stack, tells which module called.
 #[cfg(target_arch = "x86_64")]
 macro_rules! throwing {
     ($($symbol:ident => $allocate:ident;)*) => {
@@ -96,6 +154,7 @@ macro_rules! throwing {
                     "ret",
                     ".cfi_restore_state",
                     "3:",
+                    "mov rdi, [rsp + 24]",
                     "call {handler}",
                     "test rax, rax",
                     "jz 4f",
@@ -104,7 +163,9 @@ macro_rules! throwing {
                     "mov rsi, r12",
                     "jmp 2b",
                     "4:",
+                    "mov rdi, [rsp + 24]",
                     "call {thrower}",
+                    "mov rdi, -1",
                     "call rax",
                     "ud2",
                     ".cfi_endproc",
@@ -147,52 +208,95 @@ throwing! {
     _ZnamSt11align_val_t => new_aligned_array;
 }
 
-/// A failing nothrow form still owes the program its new handler, which may throw, and no exception may leave it. The C++
-/// runtime's own nothrow form calls the throwing one, which is ours, and catches what it throws: so it is asked.
-/// The second of two tokens: names the type of an argument that may be there.
-macro_rules! with_type {
-    ($name:ident $type:ty) => {
-        $type
+/// The C++ runtime's own form of an `operator new` that failed here; null when there is none.
+///
+/// A failing nothrow form still owes the program its new handler, which may throw, and no exception may leave it. The
+/// runtime's calls the throwing form, which is ours, and catches what it throws: so it is asked.
+fn runtimes_own(name: &CStr, caller: *const c_void) -> *mut c_void {
+    let own = seen_from(caller, name);
+    let ours = module_of(seen_from as *const c_void).map(ptr::from_ref);
+    // A module that was linked with this library finds ours.
+    if !own.is_null() && module_of(own).map(ptr::from_ref) != ours {
+        return own;
+    }
+    // SAFETY: a terminated name.
+    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
+}
+
+/// `$symbol`: tries `$allocate`; when that fails, the C++ runtime's form of this name has the call in its place.
+#[cfg(target_arch = "x86_64")]
+macro_rules! nothrow {
+    ($($symbol:ident $name:literal, $finds:ident => $allocate:ident;)*) => {
+        $(
+            extern "C" fn $finds(caller: *const c_void) -> *mut c_void {
+                runtimes_own($name, caller)
+            }
+
+            /// `operator new`, nothrow.
+            ///
+            /// # Safety
+            /// Called as the C++ ABI says.
+            #[unsafe(no_mangle)]
+            #[unsafe(naked)]
+            pub unsafe extern "C" fn $symbol(size: usize, align: usize, nothrow: *const c_void) -> *mut c_void {
+                core::arch::naked_asm!(
+                    ".cfi_startproc",
+                    "push rdi",
+                    ".cfi_adjust_cfa_offset 8",
+                    "push rsi",
+                    ".cfi_adjust_cfa_offset 8",
+                    "push rdx",
+                    ".cfi_adjust_cfa_offset 8",
+                    "call {allocate}",
+                    "test rax, rax",
+                    "jz 2f",
+                    "add rsp, 24",
+                    ".cfi_remember_state",
+                    ".cfi_adjust_cfa_offset -24",
+                    "ret",
+                    ".cfi_restore_state",
+                    "2:",
+                    "mov rdi, [rsp + 24]",
+                    "call {finds}",
+                    "pop rdx",
+                    ".cfi_adjust_cfa_offset -8",
+                    "pop rsi",
+                    ".cfi_adjust_cfa_offset -8",
+                    "pop rdi",
+                    ".cfi_adjust_cfa_offset -8",
+                    "test rax, rax",
+                    "jz 3f",
+                    "jmp rax",
+                    "3:",
+                    "ret",
+                    ".cfi_endproc",
+                    allocate = sym $allocate,
+                    finds = sym $finds,
+                )
+            }
+        )*
     };
 }
 
+/// Elsewhere it is NULL, and the new handler is not called.
+#[cfg(not(target_arch = "x86_64"))]
 macro_rules! nothrow {
-    ($($symbol:ident($($align:ident: usize)?) => $expression:expr;)*) => {
+    ($($symbol:ident $name:literal, $finds:ident => $allocate:ident;)*) => {
         $(
             /// `operator new`, nothrow.
             #[unsafe(no_mangle)]
-            pub extern "C" fn $symbol(size: usize, $($align: usize,)? _nothrow: *const c_void) -> *mut c_void {
-                const ALLOCATE: fn(usize, usize) -> *mut c_void = $expression;
-                let chunk = ALLOCATE(size, 0 $(+ $align)?);
-                if !chunk.is_null() {
-                    return chunk;
-                }
-                const NAME: &CStr = match CStr::from_bytes_with_nul(concat!(stringify!($symbol), "\0").as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => c"",
-                };
-                // SAFETY: a terminated name.
-                let next = unsafe { libc::dlsym(libc::RTLD_NEXT, NAME.as_ptr()) };
-                if next.is_null() {
-                    return next;
-                }
-                // SAFETY: the C++ runtime's function of this name has this type, and does not throw.
-                unsafe {
-                    core::mem::transmute::<
-                        *mut c_void,
-                        extern "C" fn(usize, $(with_type!($align usize),)? *const c_void) -> *mut c_void,
-                    >(next)(size, $($align,)? _nothrow)
-                }
+            pub extern "C" fn $symbol(size: usize, align: usize) -> *mut c_void {
+                $allocate(size, align)
             }
         )*
     };
 }
 
 nothrow! {
-    _ZnwmRKSt9nothrow_t() => |size, _| c_api::new(New::Single, size);
-    _ZnamRKSt9nothrow_t() => |size, _| c_api::new(New::Array, size);
-    _ZnwmSt11align_val_tRKSt9nothrow_t(align: usize) => |size, align| c_api::new_aligned(New::Single, size, align);
-    _ZnamSt11align_val_tRKSt9nothrow_t(align: usize) => |size, align| c_api::new_aligned(New::Array, size, align);
+    _ZnwmRKSt9nothrow_t c"_ZnwmRKSt9nothrow_t", runtimes_single => new_single;
+    _ZnamRKSt9nothrow_t c"_ZnamRKSt9nothrow_t", runtimes_array => new_array;
+    _ZnwmSt11align_val_tRKSt9nothrow_t c"_ZnwmSt11align_val_tRKSt9nothrow_t", runtimes_aligned_single => new_aligned_single;
+    _ZnamSt11align_val_tRKSt9nothrow_t c"_ZnamSt11align_val_tRKSt9nothrow_t", runtimes_aligned_array => new_aligned_array;
 }
 
 macro_rules! delete {
