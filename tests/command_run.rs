@@ -203,6 +203,47 @@ fn a_library_of_another_version_is_refused() {
     assert!(refused(&ended).contains("version 99.0.0"));
 }
 
+/// A folder with the command, and a library in another folder of which so many bytes are there.
+fn cut_off(library: &Path, bytes: u64) -> TempDir {
+    let folder = real::folder();
+    fs::copy(command(), folder.path().join("testudo")).expect("a copy");
+    let copy = folder.path().join(library);
+    fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
+    fs::copy(support::libtestudo(), &copy).expect("a copy");
+    fs::OpenOptions::new().write(true).open(&copy).expect("the copy").set_len(bytes).expect("cut off");
+    folder
+}
+
+#[test]
+fn a_library_that_is_cut_off_is_refused_in_one_line() {
+    let whole = fs::metadata(support::libtestudo()).expect("the library").len();
+    for bytes in [0, 1, 63, 64, 100, 5000, whole / 4, whole / 2, whole - 4096, whole - 1] {
+        let folder = cut_off(Path::new("libtestudo.so"), bytes);
+        let mut command = real::command(&folder.path().join("testudo"), folder.path(), None);
+        let said = refused(&real::to_the_end(command.args(["run", "--", "echo", "main ran"])));
+        let reason = if bytes < 64 { "no shared library" } else { "cut off" };
+        assert!(said.contains(reason) && said.contains("install it again"), "{bytes}: {said}");
+    }
+}
+
+#[test]
+fn a_damaged_library_that_the_loader_finds_by_name_is_refused_in_one_line() {
+    let whole = fs::metadata(support::libtestudo()).expect("the library").len();
+    for bytes in [whole / 4, whole / 2, whole - 1] {
+        let folder = cut_off(Path::new("elsewhere/libtestudo.so"), bytes);
+        let mut command = real::command(&folder.path().join("testudo"), folder.path(), None);
+        command.env("LD_LIBRARY_PATH", folder.path().join("elsewhere"));
+        let said = refused(&real::to_the_end(command.args(["run", "--", "echo", "main ran"])));
+        assert!(said.contains("install it again"), "{bytes}: {said}");
+    }
+    // And a whole one is taken.
+    let folder = cut_off(Path::new("elsewhere/libtestudo.so"), whole);
+    let mut command = real::command(&folder.path().join("testudo"), folder.path(), None);
+    command.env("LD_LIBRARY_PATH", folder.path().join("elsewhere"));
+    let ended = real::to_the_end(command.args(["run", "--", "cat", "/proc/self/maps"]));
+    assert!(ended.status.success() && ended.out().contains("elsewhere/libtestudo.so"), "{ended:?}");
+}
+
 #[test]
 fn a_path_with_a_space_is_refused_because_the_loader_would_split_it() {
     let folder = real::folder();
