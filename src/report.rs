@@ -3,6 +3,9 @@
 //! No allocation, no lock, no `println!`: the text is put together on the stack and written with
 //! `write(2)`. Whoever reads it was woken at night, so it says what, where, how it was noticed, and
 //! what to do next.
+//!
+//! A report may be written from a signal handler, on an alternate stack of 8 KiB: each text has a function of its own that is
+//! not inlined, so that no two of them are on the stack at a time.
 
 use crate::abort_message;
 use crate::options::FilePath;
@@ -77,24 +80,34 @@ pub(crate) fn write_leak(chunks: usize, bytes: usize, trace: &Trace) {
     }
 }
 
-/// Writes a report piece by piece, so that little stack is needed.
+/// Writes one piece of a report.
+#[inline(never)]
+fn put(fill: &dyn Fn(&mut Text<1024>) -> fmt::Result) {
+    let mut text = Text::<1024>::new();
+    // Cannot fail: `Text` cuts off instead.
+    let _ = fill(&mut text);
+    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    report_copy::append(text.as_bytes());
+}
+
+/// Leaves the report where crash collectors look.
+#[inline(never)]
+fn leave(violation: &Violation) {
+    let mut text = Text::<1024>::new();
+    let _ = write_report(&mut text, violation);
+    abort_message::leave(text.as_bytes());
+}
+
+/// Writes a report piece by piece.
+#[inline(never)]
 pub(crate) fn write(violation: &Violation, history: Option<&History>, here: &Trace) {
-    let put = |fill: &dyn Fn(&mut Text<1024>) -> fmt::Result| {
-        let mut text = Text::<1024>::new();
-        // Cannot fail: `Text` cuts off instead.
-        let _ = fill(&mut text);
-        process::write_all(libc::STDERR_FILENO, text.as_bytes());
-        report_copy::append(text.as_bytes());
-    };
     let frames = |trace: &Trace| {
         for (number, &frame) in trace.frames.iter().take(trace.length).enumerate() {
             put(&|text| trace::write_frame(text, number, frame));
         }
     };
     put(&|text| write_report(text, violation));
-    let mut text = Text::<1024>::new();
-    let _ = write_report(&mut text, violation);
-    abort_message::leave(text.as_bytes());
+    leave(violation);
     // SAFETY: null, or made from a reference that is valid for ever.
     if let Some(path) = unsafe { PATH.load(Ordering::Acquire).as_ref() } {
         let calls = report_json::Calls { here, history };
@@ -176,7 +189,7 @@ pub(crate) fn fatal(reason: &str) -> ! {
 /// One line on standard error, at exit.
 #[cold]
 pub(crate) fn warn(message: &dyn fmt::Display) {
-    let mut text = Text::<256>::new();
+    let mut text = Text::<1024>::new();
     let _ = writeln!(text, "testudo: {message}");
     process::write_all(libc::STDERR_FILENO, text.as_bytes());
 }

@@ -161,6 +161,7 @@ fn write_line(out: &mut impl Write, violation: &Violation, advice: &str) -> fmt:
 }
 
 /// Appends a report to a file. Failures are passed over: the report has been written to standard error.
+#[inline(never)]
 pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str, calls: &Calls<'_>) {
     if path.is_none() {
         return;
@@ -175,6 +176,11 @@ pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str, calls
         let _ = line.write_str("}\n");
         return file::append(name, line.as_bytes());
     }
+    append_without_calls(name, violation, advice);
+}
+
+#[inline(never)]
+fn append_without_calls(name: &CStr, violation: &Violation, advice: &str) {
     let mut line = Text::<1536>::new();
     let _ = write_line(&mut line, violation, advice);
     let _ = line.write_str("}\n");

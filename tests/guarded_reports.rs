@@ -236,3 +236,33 @@ fn the_leak_report_groups_live_chunks_by_the_calls_that_allocated_them() {
     let nothing = run(&program, folder.path(), "profile=fuzz", "leak", 24);
     assert_eq!(nothing.err(), "");
 }
+
+/// Programs have had alternate stacks of 8 KiB (SIGSTKSZ) for decades, of which the kernel takes 3.3 KiB for a frame with AVX-512.
+#[test]
+fn handlers_are_content_with_an_alternate_stack_of_8_kib() {
+    const LEFT: usize = 8192 - 3400;
+    let folder = real::folder();
+    let program = real::compile("c/alternate_stack.c", folder.path(), "program", &["-Wno-use-after-free"]);
+    for profile in ["default", "fuzz"] {
+        let options = format!(
+            "profile={profile}:heap_profile_kb=16:heap_profile_signal=12:heap_profile_path={0}/profile:report_path={0}/report",
+            folder.path().display()
+        );
+        let ended = real::to_the_end(&mut real::command(&program, folder.path(), Some(&options)));
+        assert!(ended.status.success(), "{ended:?}");
+        // Both did what they are there for.
+        assert!(ended.err().starts_with("testudo: write after free at 0x"), "{ended:?}");
+        assert!(["profile", "report"].iter().all(|file| folder.path().join(file).is_file()), "{ended:?}");
+        let text = ended.out();
+        let used = |what: &str| {
+            let number =
+                text.lines().find_map(|line| line.strip_prefix(what)).and_then(|line| line.trim().parse().ok());
+            number.unwrap_or_else(|| panic!("no {what}: {ended:?}"))
+        };
+        let frame: usize = used("nothing");
+        for what in ["profile", "fault"] {
+            let own = used(what) - frame;
+            assert!(own <= LEFT, "{what}: {own} bytes of {LEFT}, in profile {profile}");
+        }
+    }
+}

@@ -25,8 +25,8 @@ use crate::os::process::{self, Errno};
 use core::ffi::CStr;
 use core::fmt::{self, Write};
 
-/// Bytes that go to the system at a time. Small, because a signal handler's stack may be.
-const BUFFER: usize = 2048;
+/// Bytes that go to the system at a time. Few, because a signal handler may have a stack of 8 KiB, of which the kernel takes half.
+const BUFFER: usize = 1024;
 
 struct Output<'a> {
     file: &'a NewFile,

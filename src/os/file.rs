@@ -98,8 +98,8 @@ pub(crate) fn append(path: &CStr, bytes: &[u8]) {
 pub(crate) struct NewFile(File);
 
 impl NewFile {
-    /// Makes a file, readable by its owner only, or empties the one that is there. Follows no symbolic link and takes no file of
-    /// another user: somebody else may have put either there, to have something overwritten or to read what is written. Takes
+    /// Makes a file, readable by its owner only, or empties the one that is there. Follows no symbolic link, takes no file of
+    /// another user and none that has two names: somebody else may have put these there, to have something overwritten or to read what is written. Takes
     /// nothing but a plain file: writing never waits for a reader.
     ///
     /// # Errors
@@ -117,6 +117,10 @@ impl NewFile {
         // SAFETY: no arguments, cannot fail.
         if status.st_uid != unsafe { libc::geteuid() } {
             return Err(libc::EPERM);
+        }
+        // A second name of a file that is the user's own and precious: some systems let others make one.
+        if status.st_nlink > 1 {
+            return Err(libc::EMLINK);
         }
         // Fails for everything that is not a plain file.
         // SAFETY: the descriptor is open.
@@ -149,7 +153,8 @@ impl NewFile {
 pub(crate) fn for_each_line(path: &CStr, mut visit: impl FnMut(&[u8])) {
     let _errno = Errno::keep();
     let Some(file) = File::open(path) else { return };
-    let mut part = [0; 1024];
+    // Small: signal handlers use this.
+    let mut part = [0; 512];
     let mut line = [0; 512];
     let mut length = 0;
     while let Some(count) = file.read(&mut part).filter(|count| *count != 0) {
@@ -202,6 +207,17 @@ mod tests {
         }
         NewFile::create(&path).expect("one's own").write(b"after").expect("written");
         assert_eq!(std::fs::read(file.path()).expect("readable"), b"after");
+    }
+
+    #[test]
+    fn a_file_with_two_names_is_not_written_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&one, "before").expect("written");
+        std::fs::hard_link(&one, &other).expect("a second name");
+        let path = CString::new(other.to_str().expect("text")).expect("no zero in it");
+        assert_eq!(NewFile::create(&path).err(), Some(libc::EMLINK));
+        assert_eq!(std::fs::read(&one).expect("readable"), b"before");
     }
 
     #[test]
