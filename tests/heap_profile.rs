@@ -116,6 +116,15 @@ fn without_an_interval_nothing_is_recorded_and_the_function_says_so() {
 }
 
 #[test]
+fn a_profile_that_cannot_be_written_at_exit_is_named_with_the_reason() {
+    let folder = real::folder();
+    let options = "heap_profile_kb=512:heap_profile_at_exit=1:heap_profile_path=/no/such/folder/%p";
+    let ended = run(&program(folder.path()), folder.path(), options, &["run"]);
+    let line = "testudo: the heap profile cannot be written: there is no such folder: /no/such/folder/%p\n";
+    assert_eq!((ended.status.success(), ended.err().as_str()), (true, line), "{ended:?}");
+}
+
+#[test]
 fn a_signal_has_it_written_whatever_threads_are_about() {
     let folder = real::folder();
     let path = folder.path().join("%p-%n");

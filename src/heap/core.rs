@@ -471,6 +471,7 @@ impl Core {
     /// After a fork, in the parent.
     pub(crate) fn unlock_all(&self) {
         self.for_each_lock(RawLock::release);
+        self.heap_profile.write_if_wanted();
     }
 
     /// After a fork, in the child: its randomness must not be its parent's, nor that of its sisters.
@@ -492,5 +493,30 @@ impl Core {
             }
         }
         self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Core, PRIVATE_ARENA};
+    use crate::options::{FilePath, Options};
+
+    #[test]
+    fn a_profile_that_a_signal_asked_for_during_a_fork_is_written_after_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("profile");
+        let path = FilePath::new(file.to_str().expect("text").as_bytes()).expect("a name");
+        let options = Options { heap_profile_kb: 1, heap_profile_path: path, ..Options::DEFAULT };
+        let address = Core::create(options, PRIVATE_ARENA).expect("memory");
+        // SAFETY: just made; nobody else knows of it, and nothing of it is used after it is destroyed.
+        unsafe {
+            let core = Core::at(address);
+            core.lock_all();
+            core.heap_profile.write_from_handler();
+            assert!(!file.exists());
+            core.unlock_all();
+            assert!(file.exists());
+            Core::destroy(address);
+        }
     }
 }

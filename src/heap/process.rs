@@ -429,7 +429,7 @@ pub(crate) fn write_heap_profile(path: Option<&CStr>) -> Result<(), HeapProfileE
 
 extern "C" fn heap_profile_at_exit() {
     if let Err(error) = write_heap_profile(None) {
-        report::warn(&error);
+        report::warn(&format_args!("{error}: {}", heap(&Options::DEFAULT).options.heap_profile_path));
     }
 }
 

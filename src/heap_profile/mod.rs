@@ -49,7 +49,20 @@ impl fmt::Display for HeapProfileError {
         match self {
             Self::Off => out.write_str("no heap profile is taken: heap_profile_kb is 0"),
             Self::NoPath => out.write_str("no file for the heap profile: heap_profile_path is not set"),
-            Self::File(error) => write!(out, "the heap profile cannot be written: error {error} of the system"),
+            Self::File(error) => {
+                out.write_str("the heap profile cannot be written: ")?;
+                match *error {
+                    libc::ENOENT => out.write_str("there is no such folder"),
+                    libc::EACCES => out.write_str("permission denied"),
+                    libc::ELOOP => out.write_str("a symbolic link is there, which is not followed"),
+                    libc::EPERM => out.write_str("a file of another user is there"),
+                    libc::EMLINK => out.write_str("a file with a second name (hard link) is there"),
+                    libc::EISDIR => out.write_str("a folder is there"),
+                    libc::EINVAL | libc::ENXIO => out.write_str("what is there is no plain file"),
+                    libc::ENOSPC => out.write_str("no space is left on the device"),
+                    other => write!(out, "error {other} of the system"),
+                }
+            }
         }
     }
 }
@@ -96,7 +109,12 @@ impl HeapProfile {
 
     /// Accessible bytes of the table.
     pub(crate) fn table_bytes(&self) -> usize {
-        if self.is_on() && self.state.lock().table.is_mapped() { table::BYTES } else { 0 }
+        if !self.is_on() {
+            return 0;
+        }
+        let is_mapped = self.state.lock().table.is_mapped();
+        self.write_if_wanted();
+        if is_mapped { table::BYTES } else { 0 }
     }
 
     /// Records a chunk of so many bytes that counts for `weight` of them; `false` when there is no room.
@@ -154,7 +172,7 @@ impl HeapProfile {
     }
 
     /// Whoever has let go of the lock comes here, so that what a handler wanted meanwhile is not forgotten.
-    fn write_if_wanted(&self) {
+    pub(crate) fn write_if_wanted(&self) {
         while self.wanted.load(Ordering::Acquire) {
             let Some(mut state) = self.state.try_lock() else { return };
             if self.wanted.swap(false, Ordering::AcqRel) {
@@ -176,5 +194,38 @@ impl HeapProfile {
     /// Unmaps everything: the heap is going away.
     pub(crate) fn unmap_all(&self) {
         self.state.lock().table.unmap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HeapProfile;
+    use crate::options::{FilePath, Options};
+    use crate::random::Random;
+    use std::path::PathBuf;
+
+    fn recording() -> (tempfile::TempDir, PathBuf, HeapProfile) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("profile");
+        let path = FilePath::new(file.to_str().expect("text").as_bytes()).expect("a name");
+        let options = Options { heap_profile_kb: 1, heap_profile_path: path, ..Options::DEFAULT };
+        (folder, file, HeapProfile::new(&options, Random::from_number(1)))
+    }
+
+    #[test]
+    fn whoever_had_the_lock_when_a_signal_came_writes_the_profile() {
+        for lets_go in [
+            |profile: &HeapProfile| assert!(profile.record(16, 1, 16, &[])),
+            |profile: &HeapProfile| profile.forget(16),
+            |profile: &HeapProfile| assert_eq!(profile.table_bytes(), 0),
+        ] {
+            let (_folder, file, profile) = recording();
+            let held = profile.state.lock();
+            profile.write_from_handler();
+            assert!(!file.exists());
+            drop(held);
+            lets_go(&profile);
+            assert!(file.exists());
+        }
     }
 }
