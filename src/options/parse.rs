@@ -31,6 +31,7 @@ enum Reason {
     NeedsInterval,
     NeedsPath,
     NotASignal,
+    NotAnAlignment,
 }
 
 /// At most so many bytes of what the user typed are shown again.
@@ -70,6 +71,7 @@ impl fmt::Display for OptionError<'_> {
             Reason::NotASignal => {
                 out.write_str("\": programs use this signal otherwise; 10 (SIGUSR1) and 12 (SIGUSR2) are free")
             }
+            Reason::NotAnAlignment => out.write_str("\": must be 1, 2, 4, 8 or 16"),
         }
     }
 }
@@ -142,6 +144,9 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
                     .filter(|number| (min..=max).contains(number))
                     .ok_or_else(|| error(Reason::NotANumber { min, max }))?;
                 set(&mut parsed.options, number);
+                if row.name == "guarded_align" && number.count_ones() != 1 {
+                    return Err(error(Reason::NotAnAlignment));
+                }
                 if row.name == "heap_profile_signal" && number != 0 {
                     if !may_be_taken(number) {
                         return Err(error(Reason::NotASignal));
@@ -251,6 +256,10 @@ mod tests {
             let text = format!("{asks}:heap_profile_kb=512");
             assert_eq!(message(&text), format!("option \"{asks}\": needs heap_profile_path=/absolute/file"));
             assert!(parse(Options::DEFAULT, format!("{text}:heap_profile_path=/a").as_bytes()).is_ok());
+        }
+        assert_eq!(message("guarded_align=12"), "option \"guarded_align=12\": must be 1, 2, 4, 8 or 16");
+        for align in [1, 2, 4, 8, 16] {
+            assert!(parse(Options::DEFAULT, format!("guarded_align={align}").as_bytes()).is_ok());
         }
         assert_eq!(message("profile=fast:write_after_free=1"), "option \"write_after_free=1\": needs zero_on_free=1");
     }
