@@ -43,13 +43,17 @@ fn allowed_by(groups: &[u8], read: impl Fn(&CStr, &mut [u8]) -> Option<usize>) -
                 allowed.memory = allowed.memory.min(number(&read, folder, b"/memory.max").unwrap_or(usize::MAX));
                 allowed.processors = allowed.processors.min(quota(&read, folder).unwrap_or(usize::MAX));
             });
-        } else if has(b"memory") {
+            continue;
+        }
+        // One tree may have both.
+        if has(b"memory") {
             for_each_group(b"/sys/fs/cgroup/memory", group, |folder| {
                 // Without a limit it says the largest number of pages that there could be.
                 let limit = number(&read, folder, b"/memory.limit_in_bytes").filter(|&limit| limit < 1 << 60);
                 allowed.memory = allowed.memory.min(limit.unwrap_or(usize::MAX));
             });
-        } else if has(b"cpu") {
+        }
+        if has(b"cpu") {
             for_each_group(b"/sys/fs/cgroup/cpu", group, |folder| {
                 // Without a quota it says -1, and the period need not be read.
                 if let Some(quota) = number(&read, folder, b"/cpu.cfs_quota_us")
@@ -148,6 +152,13 @@ mod tests {
             ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
         ];
         assert_eq!(with(groups, &files), Allowed { memory: 1 << 20, processors: 4 });
+        // Or one for both.
+        let files = [
+            ("/sys/fs/cgroup/memory/z/memory.limit_in_bytes", "4096\n"),
+            ("/sys/fs/cgroup/cpu/z/cpu.cfs_quota_us", "100000\n"),
+            ("/sys/fs/cgroup/cpu/z/cpu.cfs_period_us", "100000\n"),
+        ];
+        assert_eq!(with("3:cpu,memory:/z\n", &files), Allowed { memory: 4096, processors: 1 });
     }
 
     #[test]
