@@ -104,6 +104,9 @@ fn man_pages_are_made_for_every_subcommand_and_for_the_library() {
     for name in ["testudo", "testudo-run", "testudo-check", "testudo-options", "testudo-version", "testudo-install"] {
         let text = page(&format!("{name}.1"));
         assert!(text.contains(".TH") && text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{name}: {text}");
+        // Where the options and the library's functions stand, which none of these pages has.
+        let (_, also) = text.split_once(".SH \"SEE ALSO\"").unwrap_or_else(|| panic!("{name}: {text}"));
+        assert!(also.contains("libtestudo") && text.contains(env!("CARGO_PKG_VERSION")), "{name}: {text}");
     }
     let library = page("libtestudo.7");
     for row in TABLE {

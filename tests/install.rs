@@ -92,6 +92,28 @@ fn install_puts_everything_below_the_prefix_and_prints_each_file() {
     assert_eq!(files(&prefix), there, "something was left over");
 }
 
+#[test]
+fn nothing_is_installed_where_the_loader_could_not_preload_it_from() {
+    let folder = real::folder();
+    let prefix = folder.path().join("a folder");
+    let command = support::libtestudo().with_file_name("testudo");
+    let ended = real::to_the_end(Command::new(&command).args(["install", "--prefix"]).arg(&prefix));
+    assert_eq!(ended.status.code(), Some(126), "{ended:?}");
+    assert!(ended.err().contains("a space or a colon") && !prefix.exists(), "{ended:?}");
+}
+
+#[test]
+fn a_file_that_cannot_be_put_to_its_place_leaves_nothing_behind() {
+    let folder = real::folder();
+    // A folder of the file's name, which no file can replace.
+    fs::create_dir_all(folder.path().join("bin/testudo")).expect("a folder");
+    let command = support::libtestudo().with_file_name("testudo");
+    let ended = real::to_the_end(Command::new(&command).args(["install", "--prefix"]).arg(folder.path()));
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.err().contains("bin/testudo"), "{ended:?}");
+    assert_eq!(files(folder.path()), BTreeSet::new());
+}
+
 /// Unpacks the Debian package; nothing where cargo-deb is not installed.
 fn unpacked() -> Option<TempDir> {
     let tools = support::root().join("target/tools/bin");

@@ -52,17 +52,30 @@ pub fn man_pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     Ok(pages)
 }
 
+const VERSION: &str = concat!("testudo ", env!("CARGO_PKG_VERSION"));
+
 fn page(command: &Command, name: &str) -> io::Result<(String, Vec<u8>)> {
     let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut text)?;
+    clap_mangen::Man::new(command.clone()).source(VERSION).render(&mut text)?;
+    // The page of the command itself names those of its parts.
+    let others = if name == "testudo" { "" } else { "testudo" };
+    see_also(&mut Roff::new(), others).to_writer(&mut text)?;
     Ok((format!("{name}.1"), text))
+}
+
+/// The end of every page.
+fn see_also<'a>(page: &'a mut Roff, command: &'static str) -> &'a mut Roff {
+    page.control("SH", ["SEE ALSO"]);
+    if !command.is_empty() {
+        page.text([bold(command), roman("(1), ")]);
+    }
+    page.text([bold("libtestudo"), roman("(7), "), bold("ld.so"), roman("(8), "), bold("malloc"), roman("(3)")])
 }
 
 /// libtestudo(7): the library and its options.
 fn library_page() -> io::Result<Vec<u8>> {
     let mut page = Roff::new();
-    let version = concat!("testudo ", env!("CARGO_PKG_VERSION"));
-    page.control("TH", ["libtestudo", "7", "", version]);
+    page.control("TH", ["libtestudo", "7", "", VERSION]);
     page.control("SH", ["NAME"]).text([roman("libtestudo - a hardened memory allocator for preloading")]);
     page.control("SH", ["SYNOPSIS"]);
     page.text([

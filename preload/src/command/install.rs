@@ -39,12 +39,13 @@ const fn shell_folder(shell: Shell) -> &'static str {
 /// Installs, and prints each file.
 ///
 /// # Errors
-/// When there is no library, or a file cannot be written.
+/// When there is no library, the loader could not preload it from there, or a file cannot be written.
 pub fn install(prefix: &Path) -> Result<ExitCode, Refusal> {
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let library = library::find()?;
     let command = std::env::current_exe().map_err(|error| error.to_string())?;
     let prefix = std::path::absolute(prefix).map_err(|error| format!("{}: {error}", prefix.display()))?;
+    library::can_be_preloaded(&prefix)?;
     put(&prefix, "bin/testudo", &read(&command)?, 0o755)?;
     put(&prefix, "lib/libtestudo.so", &read(&library.path)?, 0o644)?;
     put(&prefix, "include/testudo.h", HEADER.as_bytes(), 0o644)?;
@@ -68,9 +69,14 @@ fn put(prefix: &Path, place: &str, bytes: &[u8], mode: u32) -> Result<(), String
         let folder = path.parent().unwrap_or(prefix);
         fs::create_dir_all(folder)?;
         let fresh = folder.join(format!(".testudo-{}", std::process::id()));
-        fs::write(&fresh, bytes)?;
-        fs::set_permissions(&fresh, Permissions::from_mode(mode))?;
-        fs::rename(&fresh, &path)
+        let placed = fs::write(&fresh, bytes)
+            .and_then(|()| fs::set_permissions(&fresh, Permissions::from_mode(mode)))
+            .and_then(|()| fs::rename(&fresh, &path));
+        if placed.is_err() {
+            // Half of a file is of use to nobody.
+            let _ = fs::remove_file(&fresh);
+        }
+        placed
     };
     write().map_err(|error| format!("{}: {error}", path.display()))?;
     print(&format!("{}\n", path.display()))

@@ -30,12 +30,7 @@ const CANNOT_RUN: u8 = 126;
 /// When there is none, or it cannot be loaded. The loader would only warn of that, and run the program unprotected.
 pub fn find() -> Result<Library, Refusal> {
     let path = locate()?;
-    if path.as_os_str().as_bytes().iter().any(|byte| b" :".contains(byte)) {
-        return Err(Refusal::new(
-            CANNOT_RUN,
-            format!("the loader cannot preload {}: the path has a space or a colon", path.display()),
-        ));
-    }
+    can_be_preloaded(&path)?;
     let refuse = |reason| Refusal::new(CANNOT_RUN, format!("{} cannot be loaded: {reason}", path.display()));
     is_whole(&path).map_err(refuse)?;
     let handle = open(&path).map_err(refuse)?;
@@ -44,6 +39,18 @@ pub fn find() -> Result<Library, Refusal> {
         return Err(refuse(format!("it is version {version}, this command is {VERSION}")));
     }
     Ok(Library { path })
+}
+
+/// Refuses a path that the loader would take for two.
+///
+/// # Errors
+/// When it has a space or a colon.
+pub fn can_be_preloaded(path: &Path) -> Result<(), Refusal> {
+    if path.as_os_str().as_bytes().iter().any(|byte| b" :".contains(byte)) {
+        let message = format!("the loader cannot preload {}: the path has a space or a colon", path.display());
+        return Err(Refusal::new(CANNOT_RUN, message));
+    }
+    Ok(())
 }
 
 #[cfg(embedded_library)]

@@ -108,7 +108,12 @@ fn markdown() -> String {
 
 /// Prints to standard output. A closed pipe is the reader's wish.
 pub fn print(text: &str) -> Result<(), String> {
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print_bytes(text.as_bytes())
+}
+
+/// The same with what is no text.
+pub fn print_bytes(bytes: &[u8]) -> Result<(), String> {
+    match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
         _ => Ok(()),
     }

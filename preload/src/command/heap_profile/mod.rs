@@ -12,7 +12,7 @@ mod table;
 
 use crate::Refusal;
 use crate::arguments::HeapProfile;
-use crate::options::print;
+use crate::options::{print, print_bytes};
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -52,8 +52,7 @@ pub fn convert(what: &HeapProfile) -> Result<ExitCode, Refusal> {
 /// Writes a file; `-` is standard output.
 fn put(path: &Path, bytes: &[u8]) -> Result<(), String> {
     if path == Path::new("-") {
-        use std::io::Write;
-        return std::io::stdout().write_all(bytes).map_err(|error| format!("standard output: {error}"));
+        return print_bytes(bytes);
     }
     fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
 }

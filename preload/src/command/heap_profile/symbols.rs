@@ -55,7 +55,9 @@ fn section(file: &File<'_>, name: &str) -> Bytes {
 impl Module {
     fn open(path: &str) -> Self {
         let mut module = Self { context: None, segments: Vec::new(), functions: Vec::new() };
-        let bytes = fs::read(path).unwrap_or_default();
+        // A device would go on for ever.
+        let is_file = fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+        let bytes = if is_file { fs::read(path).unwrap_or_default() } else { Vec::new() };
         let Ok(file) = File::parse(&*bytes) else { return module };
         for segment in file.segments() {
             let (offset, length) = segment.file_range();
