@@ -189,8 +189,9 @@ pub(crate) fn write_frame(out: &mut dyn Write, number: usize, address: usize) ->
     let mut path = [0; 256];
     if let Some((name, offset)) = place_of(address, &mut path) {
         out.write_str(" (")?;
-        for part in name.utf8_chunks() {
-            out.write_str(part.valid())?;
+        // Whoever names a file must not move the cursor of whoever reads the report.
+        for letter in name.utf8_chunks().flat_map(|part| part.valid().chars()) {
+            out.write_char(if letter.is_control() { '?' } else { letter })?;
         }
         write!(out, "+{offset:#x})")?;
     }
