@@ -187,6 +187,24 @@ fn a_write_through_a_stale_pointer_ends_the_process_when_its_slot_comes_back() {
 }
 
 #[test]
+fn the_report_says_who_gave_a_guarded_chunk_back_before() {
+    const NAME: &str = "the_report_says_who_gave_a_guarded_chunk_back_before";
+    if std::env::var_os(BUG).is_some_and(|bug| bug == NAME) {
+        let heap = heap(Options::FUZZ);
+        let mut bytes = HeapVec::with_capacity_in(100, &heap);
+        bytes.push(1_u8);
+        // SAFETY: the bug: a second owner of the chunk.
+        let second = unsafe { HeapVec::from_raw_parts_in(bytes.as_mut_ptr(), 1, 100, &heap) };
+        drop(bytes);
+        drop(second);
+        return;
+    }
+    ends_with_report(NAME, "testudo: double free");
+    ends_with_report(NAME, "  freed by thread ");
+    ends_with_report(NAME, "  allocated by thread ");
+}
+
+#[test]
 fn without_a_bug_the_child_ends_well() {
     let ended = child("a_box_has_the_alignment_that_its_contents_want");
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));

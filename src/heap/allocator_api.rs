@@ -5,6 +5,7 @@
 
 use super::private::{AllocateError, Heap};
 use crate::report;
+use crate::violation::Violation;
 use allocator_api2::alloc::{AllocError, Allocator};
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -30,7 +31,7 @@ use core::ptr::NonNull;
 unsafe impl Allocator for &Heap {
     #[inline]
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        slice(Heap::allocate(self, layout), layout.size())
+        slice(self, Heap::allocate(self, layout), layout.size())
     }
 
     #[inline]
@@ -45,7 +46,7 @@ unsafe impl Allocator for &Heap {
     unsafe fn deallocate(&self, chunk: NonNull<u8>, layout: Layout) {
         // SAFETY: the caller's promise.
         if let Err(violation) = unsafe { Heap::deallocate(self, chunk, layout) } {
-            report::abort(&violation, None);
+            stop(self, &violation);
         }
     }
 
@@ -72,12 +73,19 @@ unsafe impl Allocator for &Heap {
 }
 
 /// What the trait calls an allocation; the end of the process on a violation.
+/// Ends the process with a report, which says what is known of the chunk's past.
+#[cold]
+#[inline(never)]
+fn stop(heap: &Heap, violation: &Violation) -> ! {
+    report::abort(violation, heap.core().guarded.history(violation.address).as_ref())
+}
+
 #[inline]
-fn slice(outcome: Result<NonNull<u8>, AllocateError>, size: usize) -> Result<NonNull<[u8]>, AllocError> {
+fn slice(heap: &Heap, outcome: Result<NonNull<u8>, AllocateError>, size: usize) -> Result<NonNull<[u8]>, AllocError> {
     match outcome {
         Ok(chunk) => Ok(NonNull::slice_from_raw_parts(chunk, size)),
         Err(AllocateError::OutOfMemory) => Err(AllocError),
-        Err(AllocateError::Violation(violation)) => report::abort(&violation, None),
+        Err(AllocateError::Violation(violation)) => stop(heap, &violation),
     }
 }
 
@@ -101,9 +109,9 @@ unsafe fn zero_from(heap: &Heap, chunk: NonNull<[u8]>, from: usize) {
 unsafe fn resize(heap: &Heap, chunk: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
     if old.align() == new.align() {
         // SAFETY: the caller's promise.
-        return slice(unsafe { heap.reallocate(chunk, old, new.size()) }, new.size());
+        return slice(heap, unsafe { heap.reallocate(chunk, old, new.size()) }, new.size());
     }
-    let moved = slice(heap.allocate(new), new.size())?;
+    let moved = slice(heap, heap.allocate(new), new.size())?;
     // SAFETY: both chunks are live and distinct; the old one is the caller's to give back, whatever is found there.
     unsafe {
         moved.cast::<u8>().copy_from_nonoverlapping(chunk, old.size().min(new.size()));
