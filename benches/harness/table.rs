@@ -42,6 +42,11 @@ impl Table {
         geometric_mean(self.counted(group).filter_map(|row| row.cells[column]).map(|ratio| ratio.median))
     }
 
+    /// Number of allocators.
+    pub fn columns(&self) -> usize {
+        self.rows.first().map_or(0, |row| row.cells.len())
+    }
+
     fn counted(&self, group: Option<Group>) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(move |row| row.in_mean && group.is_none_or(|group| row.group == group))
     }
@@ -69,7 +74,11 @@ pub fn from_file(places: &Places, arguments: &Arguments) -> Result<(), String> {
     text += &printed_numbers(&report);
     text += &failures(&report);
     let picture_file = places.out.join("results.svg");
-    picture::draw(&picture_file, &report.allocators, &[&time, &memory])?;
+    picture::draw(&picture_file, &report.allocators, &[&time, &memory], picture::everything)?;
+    if arguments.publish {
+        let file = places.root().join("docs/performance.svg");
+        picture::draw(&file, &report.allocators, &[&processor, &memory], picture::summary)?;
+    }
     publish(places, arguments, "results", &text)?;
     publish(places, arguments, "times", &short(&report, &processor, &memory))?;
     println!("the picture: {}", picture_file.display());
