@@ -148,9 +148,14 @@ fn a_statically_linked_program_is_refused() {
 fn a_script_is_judged_by_its_interpreter() {
     let (folder, program) = program(NOTHING, &["-static"]);
     let script = folder.path().join("script");
+    let write = |text: &str| {
+        let fresh = folder.path().join("fresh");
+        fs::write(&fresh, text).expect("a script");
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("permissions");
+        real::copy(&fresh, &script);
+    };
     for (interpreter, fine) in [(program.display().to_string(), false), ("/usr/bin/env bash".to_owned(), true)] {
-        fs::write(&script, format!("#! {interpreter}\n")).expect("a script");
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("permissions");
+        write(&format!("#! {interpreter}\n"));
         let ended = run(&script, &[]);
         if fine {
             assert!(ended.status.success(), "{ended:?}");
@@ -158,7 +163,7 @@ fn a_script_is_judged_by_its_interpreter() {
             assert!(refused(&ended).contains("statically linked"));
         }
     }
-    fs::write(&script, "#!/no/such/interpreter\n").expect("a script");
+    write("#!/no/such/interpreter\n");
     assert!(refused(&run(&script, &[])).contains("interpreter"));
 }
 
@@ -193,7 +198,7 @@ fn a_set_user_id_program_is_refused() {
 fn a_library_of_another_version_is_refused() {
     let folder = real::folder();
     let copy = folder.path().join("testudo");
-    fs::copy(command(), &copy).expect("a copy");
+    real::copy(&command(), &copy);
     let source = folder.path().join("other.c");
     fs::write(&source, "const char *testudo_version(void) { return \"99.0.0\"; }").expect("a source");
     let library = folder.path().join("libtestudo.so");
@@ -206,7 +211,7 @@ fn a_library_of_another_version_is_refused() {
 /// A folder with the command, and a library in another folder of which so many bytes are there.
 fn cut_off(library: &Path, bytes: u64) -> TempDir {
     let folder = real::folder();
-    fs::copy(command(), folder.path().join("testudo")).expect("a copy");
+    real::copy(&command(), &folder.path().join("testudo"));
     let copy = folder.path().join(library);
     fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder");
     fs::copy(support::libtestudo(), &copy).expect("a copy");
@@ -250,7 +255,7 @@ fn a_path_with_a_space_is_refused_because_the_loader_would_split_it() {
     let inside = folder.path().join("a folder");
     fs::create_dir(&inside).expect("a folder");
     for name in ["testudo", "libtestudo.so"] {
-        fs::copy(support::libtestudo().with_file_name(name), inside.join(name)).expect("a copy");
+        real::copy(&support::libtestudo().with_file_name(name), &inside.join(name));
     }
     let mut command = real::command(&inside.join("testudo"), folder.path(), None);
     assert!(refused(&real::to_the_end(command.args(["run", "--", "true"]))).contains("space"));

@@ -67,7 +67,7 @@ impl Root {
 
     fn copy_with_libraries(&self, program: &Path) {
         let name = program.file_name().expect("a name");
-        fs::copy(program, self.path().join("usr/bin").join(name)).expect("a copy");
+        real::copy(program, &self.path().join("usr/bin").join(name));
         self.copy_libraries_of(program);
     }
 
@@ -78,7 +78,7 @@ impl Root {
             let library = Path::new(library);
             let place = self.path().join(library.strip_prefix("/").expect("absolute"));
             fs::create_dir_all(place.parent().expect("a folder")).expect("a folder");
-            fs::copy(library, place).expect("a copy");
+            real::copy(library, &place);
         }
     }
 

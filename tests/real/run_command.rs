@@ -112,7 +112,7 @@ fn a_wrong_option_is_refused_and_the_program_not_run() {
 fn a_program_is_not_run_without_the_library() {
     let folder = real::folder();
     let command = folder.path().join("testudo");
-    fs::copy(support::libtestudo().with_file_name("testudo"), &command).expect("a copy");
+    real::copy(&support::libtestudo().with_file_name("testudo"), &command);
     let ended = testudo_at(&command, &["run", "--", "echo", "main ran"]);
     assert!(!ended.status.success(), "{ended:?}");
     assert!(only_line(&ended).contains("libtestudo.so"), "{ended:?}");
@@ -124,7 +124,7 @@ fn a_program_is_not_run_without_the_library() {
 fn a_program_is_not_run_with_a_library_that_is_none() {
     let folder = real::folder();
     let command = folder.path().join("testudo");
-    fs::copy(support::libtestudo().with_file_name("testudo"), &command).expect("a copy");
+    real::copy(&support::libtestudo().with_file_name("testudo"), &command);
     fs::write(folder.path().join("libtestudo.so"), "no library\n").expect("a file");
     let ended = testudo_at(&command, &["run", "--", "echo", "main ran"]);
     assert!(!ended.status.success(), "{ended:?}");

@@ -220,6 +220,18 @@ pub fn compile(source: &str, folder: &Path, name: &str, flags: &[&str]) -> PathB
     product
 }
 
+/// Copies a file that is going to be executed.
+///
+/// By a process of its own: what this one has open for writing, a child that another test forks in this moment has open too until it
+/// executes its program, and the kernel executes no file that somebody may write to ("Text file busy").
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy(from: &Path, to: &Path) {
+    let ended = to_the_end(Command::new("cp").arg("--preserve=mode").args([from, to]));
+    assert!(ended.status.success(), "{ended:?}");
+}
+
 /// A fresh folder that any user may enter.
 pub fn folder() -> TempDir {
     tempfile::Builder::new().prefix("testudo-").tempdir().expect("a temporary folder")
