@@ -114,6 +114,15 @@ fn pointer(chunk: usize) -> *mut c_void {
     ptr::with_exposed_provenance_mut(chunk)
 }
 
+/// Reads `TESTUDO_OPTIONS`, as the first allocation does: a wrong option ends the process with one line, `help=1` with the list.
+///
+/// ```
+/// testudo::c_api::check_options(); // returns: nothing is wrong
+/// ```
+pub fn check_options() {
+    process::check_options();
+}
+
 /// `malloc`.
 ///
 /// ```

@@ -5,8 +5,8 @@
 //! information, and Rust only looks up what to call. The C++ runtime is found at run time: C programs have none, and one
 //! process may have several.
 
-use core::ffi::{CStr, c_char, c_void};
-use core::ptr;
+use crate::loader::{is_this_library, seen_from};
+use core::ffi::{CStr, c_void};
 use hardened_heap::c_api::{self, New};
 
 /// Finds a function of the C++ runtime, if the process has one.
@@ -20,49 +20,6 @@ fn runtime_function(name: &CStr, caller: *const c_void) -> *mut c_void {
     }
     // SAFETY: a terminated name.
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
-}
-
-/// The beginning of the loader's `struct link_map`.
-#[repr(C)]
-struct LinkMap {
-    displacement: usize,
-    name: *const c_char,
-}
-
-/// The module that an address lies in.
-fn module_of(address: *const c_void) -> Option<&'static LinkMap> {
-    const RTLD_DL_LINKMAP: i32 = 2;
-    // SAFETY: all-zero is a valid value of this plain structure.
-    let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
-    let mut module = ptr::null_mut();
-    // SAFETY: valid places; any address may be asked for. The module stays loaded: its code is running, or is this library's.
-    unsafe {
-        if libc::dladdr1(address, &raw mut info, &raw mut module, RTLD_DL_LINKMAP) == 0 {
-            return None;
-        }
-        module.cast::<LinkMap>().cast_const().as_ref()
-    }
-}
-
-/// The function of this name that the module with this code, or one that it was linked with, has; null when there is none.
-fn seen_from(caller: *const c_void, name: &CStr) -> *mut c_void {
-    let Some(module) = module_of(caller) else { return ptr::null_mut() };
-    // SAFETY: the loader's own terminated name of the module.
-    if module.name.is_null() || unsafe { *module.name } == 0 {
-        // The program, and all that it was linked with, are found by everybody.
-        return ptr::null_mut();
-    }
-    // SAFETY: as above. The loader knows it by this name without looking at files.
-    let handle = unsafe { libc::dlopen(module.name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-    if handle.is_null() {
-        return handle;
-    }
-    // SAFETY: a valid handle and a terminated name. The module stays loaded when the handle is given back: its code is running.
-    unsafe {
-        let found = libc::dlsym(handle, name.as_ptr());
-        libc::dlclose(handle);
-        found
-    }
 }
 
 /// The new handler of the program; null when there is none.
@@ -214,9 +171,8 @@ throwing! {
 /// runtime's calls the throwing form, which is ours, and catches what it throws: so it is asked.
 fn runtimes_own(name: &CStr, caller: *const c_void) -> *mut c_void {
     let own = seen_from(caller, name);
-    let ours = module_of(seen_from as *const c_void).map(ptr::from_ref);
     // A module that was linked with this library finds ours.
-    if !own.is_null() && module_of(own).map(ptr::from_ref) != ours {
+    if !own.is_null() && !is_this_library(own) {
         return own;
     }
     // SAFETY: a terminated name.

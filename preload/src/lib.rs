@@ -9,6 +9,7 @@
 mod cxx;
 mod extensions;
 mod introspection;
+mod loader;
 
 use core::ffi::c_void;
 use hardened_heap::c_api;
@@ -25,6 +26,19 @@ fn panicked(_: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::abort() }
 }
+
+/// Some programs allocate late or never: a wrong option must end them before they have done anything. The heap itself is made at
+/// the first allocation, so that signal handlers that the program installed before are called after this library's.
+extern "C" fn at_load() {
+    if loader::is_the_allocator() {
+        c_api::check_options();
+    }
+}
+
+#[used]
+// SAFETY: the section holds pointers to functions that are called without arguments they need.
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = at_load;
 
 /// See malloc(3).
 #[unsafe(no_mangle)]

@@ -115,6 +115,11 @@ fn allocate_slowly(start: &Start, size: usize, align_log2: u32, origin: Origin) 
     }
 }
 
+/// Ends the process if its options are wrong, or if it was asked to list them.
+pub(crate) fn check_options() {
+    options_of_process(&Options::DEFAULT);
+}
+
 /// Whether chunks come zeroed: then `calloc` has nothing to do.
 #[inline]
 pub(crate) fn hands_out_zeroes() -> bool {

@@ -47,6 +47,20 @@ fn right_options_let_main_run() {
 }
 
 #[test]
+fn a_wrong_option_ends_a_program_before_main_that_allocates_late_or_never() {
+    let folder = real::folder();
+    let program = real::compile("c/allocates_late.c", folder.path(), "program", &[]);
+    for arguments in [&[][..], &["late"]] {
+        let run = |options| real::to_the_end(real::command(&program, folder.path(), Some(options)).args(arguments));
+        let ended = run("canery=1");
+        assert_eq!((ended.status.code(), ended.out().as_str()), (Some(1), ""), "{ended:?}");
+        assert!(ended.err().starts_with("testudo: option \"canery=1\": no such option"), "{ended:?}");
+        let ended = run("canary=1");
+        assert_eq!((ended.status.code(), ended.out().as_str()), (Some(0), "main ran\n"), "{ended:?}");
+    }
+}
+
+#[test]
 fn an_unknown_option_is_named_with_what_is_allowed() {
     for options in ["quarantin_kb=7", "profile=strict:quarantin_kb=7", "quarantin_kb=7:help=1"] {
         let line = refusal(options);

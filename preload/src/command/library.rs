@@ -188,7 +188,7 @@ fn is_whole(path: &Path) -> Result<(), String> {
 
 fn open(path: &Path) -> Result<*mut libc::c_void, String> {
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-    // SAFETY: a terminated path. The library has no constructors; its symbols stay local to the handle.
+    // SAFETY: a terminated path. The library does nothing where it is not the allocator; its symbols stay local to the handle.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     if !handle.is_null() {
         return Ok(handle);
