@@ -218,6 +218,39 @@ fn a_write_after_free_is_found_at_reuse() {
     }
 }
 
+/// A purge gives pages of freed chunks back between others that are live: what was written to one is gone or found.
+#[test]
+fn a_write_after_free_never_shows_in_new_memory_after_a_purge() {
+    for options in [Options::DEFAULT, Options::STRICT] {
+        for size in [5000, 9000, 20_000, 100_000] {
+            for at in [0, size / 4, size / 2, size - 1] {
+                let heap = heap(Options { quarantine_kb: 0, ..options });
+                let chunks: Vec<_> = (0..200).map(|_| allocate(&heap, size)).collect();
+                let freed: Vec<_> = chunks.into_iter().enumerate().filter(|(number, _)| number % 9 != 0).collect();
+                for &(_, chunk) in &freed {
+                    free(&heap, chunk, size).expect("a correct free");
+                }
+                for &(_, chunk) in &freed {
+                    write(chunk, at as isize, 0x41);
+                }
+                // It may find what was written, and end early; then that is what everything else finds, too.
+                let _ = heap.purge();
+                for _ in 0..200 {
+                    match heap.allocate(layout(size)) {
+                        Ok(chunk) => {
+                            // SAFETY: the chunk has so many bytes.
+                            let bytes = unsafe { std::slice::from_raw_parts(chunk.as_ptr(), size) };
+                            assert!(bytes.iter().all(|&byte| byte == 0), "{size} bytes, at {at}");
+                        }
+                        Err(AllocateError::Violation(found)) => assert_eq!(found.kind, Kind::WriteAfterFree),
+                        Err(AllocateError::OutOfMemory) => panic!("there is memory"),
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_write_to_the_header_of_a_freed_chunk_is_found_at_reuse() {
     for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {

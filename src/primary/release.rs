@@ -133,10 +133,18 @@ impl Class {
     }
 
     /// Gives back the pages of a slab on which every slot is free, with the pages that it shares with its neighbours.
+    ///
+    /// The first slot of the slab behind goes with the page that its header is on, and counts as never handed out from then
+    /// on: of such a slot only the pages that it shares are compared with zero when it is handed out. So its other pages go
+    /// too; else what a dangling pointer wrote there would be handed out.
     fn trim(&self, ground: Ground<'_>, id: SlabId) {
         Descriptors(ground.arena).slab(id).changed_in = 0;
         let region = ground.arena.region(id.region());
         let (start, end) = self.extent(region, id);
+        let end = match self.neighbour(ground, id, 1) {
+            Neighbour::InUse if self.id.stride() > PAGE => page_floor(end + self.id.stride()),
+            _ => end,
+        };
         let mut page = page_floor(start);
         while page < end {
             let first = page;
