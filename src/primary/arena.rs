@@ -248,3 +248,123 @@ pub(crate) fn random_place(random: &mut Random) -> usize {
     const HIGHEST: u64 = 64 << 40;
     (LOWEST + random.u64() % (HIGHEST - LOWEST)) as usize & !(PAGE - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Arena, random_place, reserve_somewhere};
+    use crate::os::environment;
+    use crate::os::mapping::{self, PAGE};
+    use crate::primary::region::SlotIndex;
+    use crate::primary::slab::{Slab, slots_log2};
+    use crate::random::Random;
+    use crate::size_class::ClassId;
+
+    fn arena(bytes: usize, random: &mut Random) -> Box<Arena> {
+        let layout = std::alloc::Layout::new::<Arena>();
+        // SAFETY: zeroes are a valid arena of nothing.
+        let mut arena = unsafe { Box::from_raw(std::alloc::alloc_zeroed(layout).cast::<Arena>()) };
+        arena.reserve(bytes, true, random).expect("address space");
+        arena
+    }
+
+    /// With 1 MiB, 16 MiB and 2 GiB for a region.
+    const SIZES: [usize; 3] = [512 << 20, 8 << 30, 1 << 40];
+
+    #[test]
+    fn tables_hold_an_entry_for_every_slot_and_have_a_guard_page_between_them() {
+        let mut random = Random::from_number(3);
+        for bytes in SIZES {
+            let arena = arena(bytes, &mut random);
+            let mut tables = Vec::new();
+            let classes: Vec<ClassId> = ClassId::all().filter(|class| arena.fits(*class)).collect();
+            for &class in classes.iter().cycle().take(arena.bytes >> arena.region_shift) {
+                let region = arena.region(arena.open_region(Some(class), &mut random).expect("a region is left"));
+                let slots = region.slots();
+                let slabs = (slots >> slots_log2(class)) as usize;
+                // With the header behind the last slot, and the guard behind the last slab.
+                tables.push((region.state(SlotIndex(0)).as_ptr().addr(), region.state_bytes(slots) + 1));
+                tables.push((region.free_bits(), slots as usize / 8 + 8));
+                tables.push((region.slabs(), (slabs + 1) * size_of::<Slab>()));
+            }
+            tables.sort_unstable();
+            assert!(tables[0].0 >= arena.tables + PAGE);
+            for pair in tables.windows(2) {
+                assert!(pair[0].0 + pair[0].1 + PAGE <= pair[1].0, "regions of {} bytes", arena.region_bytes());
+            }
+            let &(last, length) = tables.last().expect("tables");
+            assert!(last + length + PAGE <= arena.tables + arena.tables_bytes);
+            // All that is a tenth of the slots, and not much more.
+            assert!(arena.tables_bytes < bytes / 8);
+            arena.unmap();
+        }
+    }
+
+    /// Where two slabs do not fit a class has mappings of its own instead.
+    #[test]
+    fn classes_that_fit_have_room_for_two_slabs_wherever_a_region_begins() {
+        let mut random = Random::from_number(3);
+        for bytes in SIZES {
+            let arena = arena(bytes, &mut random);
+            for class in ClassId::all() {
+                let two_slabs = class.stride() << slots_log2(class) << 1;
+                assert_eq!(arena.fits(class), two_slabs + (32 << 10) <= arena.region_bytes());
+                if arena.fits(class) {
+                    for _ in 0..4 {
+                        let number = arena.open_region(Some(class), &mut random).expect("a region is left");
+                        assert!(arena.region(number).slots() >= 2 << slots_log2(class), "{bytes:#x} {class:?}");
+                    }
+                }
+            }
+            arena.unmap();
+        }
+    }
+
+    #[test]
+    fn slots_begin_anywhere_in_the_first_quarter_of_a_region() {
+        let mut random = Random::from_number(3);
+        let arena = arena(8 << 30, &mut random);
+        let class = ClassId::for_size(8);
+        let region_bytes = arena.region_bytes();
+        let places: Vec<usize> = (0..512)
+            .map(|_| {
+                let number = arena.open_region(class, &mut random).expect("a region is left");
+                arena.region(number).chunk(SlotIndex(0), 16) - (arena.base + number * region_bytes)
+            })
+            .collect();
+        assert!(places.iter().all(|place| (PAGE..region_bytes / 4 + 4 * PAGE).contains(place)));
+        // Some in each quarter of the quarter, and of the page.
+        for quarter in 0..4 {
+            let count = |bytes: usize| places.iter().filter(|place| *place % bytes / (bytes / 4) == quarter).count();
+            assert!(count(region_bytes / 4) > 64 && count(PAGE) > 64, "{quarter}");
+        }
+        arena.unmap();
+    }
+
+    #[test]
+    fn random_places_are_pages_above_4_gib_and_below_64_tib() {
+        let mut random = Random::from_number(3);
+        let mut eighths = [0; 8];
+        for _ in 0..200_000 {
+            let place = random_place(&mut random);
+            assert!(place.is_multiple_of(PAGE) && (4 << 30..64 << 40).contains(&place));
+            eighths[place >> 43] += 1;
+        }
+        assert!(eighths.iter().all(|count| (20_000..30_000).contains(count)), "{eighths:?}");
+    }
+
+    /// The kernel alone would put one beside the other.
+    #[test]
+    fn address_space_is_reserved_at_random_places() {
+        if environment::address_space_limit() != usize::MAX {
+            return;
+        }
+        let mut random = Random::from_kernel().expect("entropy");
+        let mut places: Vec<usize> =
+            (0..16).map(|_| reserve_somewhere(PAGE, &mut random).expect("address space")).collect();
+        places.iter().for_each(|place| mapping::unmap(*place, PAGE));
+        places.sort_unstable();
+        // Sixteen draws out of 64 TiB; two within a GiB of each other come once in some hundred runs, three such pairs never.
+        assert!(places.windows(2).filter(|pair| pair[1] - pair[0] < 1 << 30).count() < 3, "{places:x?}");
+        assert!(places.last().is_some_and(|last| *last < 64 << 40));
+    }
+}

@@ -1,5 +1,9 @@
 //! Claims about the slots of a class, each on an arena of its own.
 
+mod growth;
+mod order;
+mod release;
+
 use super::arena::Arena;
 use super::class::{BATCH, Class, Ground, NotOwned};
 use super::region::{OwnedSlot, SlotIndex, state};
@@ -32,11 +36,20 @@ impl Slots {
     }
 
     fn within(options: Options, size: usize, limit: usize) -> Self {
+        Self::of(8 << 30, options, size, limit)
+    }
+
+    /// In an arena of so many bytes of address space, a 512th of which is a region.
+    fn in_arena_of(bytes: usize, options: Options, size: usize) -> Self {
+        Self::of(bytes, options, size, usize::MAX)
+    }
+
+    fn of(arena_bytes: usize, options: Options, size: usize, limit: usize) -> Self {
         let mut random = Random::from_kernel().expect("entropy");
         let layout = std::alloc::Layout::new::<Arena>();
         // SAFETY: zeroes are a valid arena of nothing.
         let mut arena = unsafe { Box::from_raw(std::alloc::alloc_zeroed(layout).cast::<Arena>()) };
-        arena.reserve(8 << 30, options.randomize, &mut random).expect("address space");
+        arena.reserve(arena_bytes, options.randomize, &mut random).expect("address space");
         let seal = Seal { secrets: Secrets::draw(&mut random), has_instruction: false };
         let class = Class::new(ClassId::for_size(size).expect("a small size"));
         Self { arena, budget: Budget::new(limit), seal, options, random, class, preferred: u8::MAX, epoch: 1 }

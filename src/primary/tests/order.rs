@@ -1,0 +1,179 @@
+//! In what order a class hands its slots out.
+
+use super::super::class::BATCH;
+use super::super::region::{OwnedSlot, SlotIndex};
+use super::{Slots, all_orders};
+use crate::options::Options;
+use crate::random::Random;
+
+/// A class with so many slabs in use that several are open, with randomness that is the same in every run.
+fn with_several_open(options: Options, size: usize) -> Slots {
+    let mut slots = Slots::new(options, size);
+    slots.random = Random::from_number(11);
+    let count = 60 * slots.class.slots() as usize;
+    let mut taken = 0;
+    while taken < count {
+        taken += slots.take(BATCH).expect("memory").len();
+    }
+    assert!(slots.class.open_count >= 3);
+    slots
+}
+
+/// In which slabs the next `count` single slots lie.
+fn slabs_of_next(slots: &mut Slots, count: usize) -> Vec<usize> {
+    let slab_bytes = slots.class.slab_bytes();
+    let chunks: Vec<OwnedSlot> = (0..count).flat_map(|_| slots.take(1).expect("memory")).collect();
+    let region = slots.arena.own_region(chunks[0].chunk);
+    let first = region.chunk(SlotIndex(0), slots.stride());
+    chunks.iter().map(|slot| (slot.chunk - first) / slab_bytes).collect()
+}
+
+/// How often the slab is another one than before.
+fn changes(slabs: &[usize]) -> usize {
+    slabs.windows(2).filter(|pair| pair[0] != pair[1]).count()
+}
+
+#[test]
+fn a_cache_stays_with_a_slab_for_several_batches_and_then_goes_to_any_other() {
+    for size in [100, 1016] {
+        let mut slots = with_several_open(Options::DEFAULT, size);
+        let slabs = slabs_of_next(&mut slots, 400);
+        // One time in eight it draws again.
+        assert!((12..100).contains(&changes(&slabs)), "{size} bytes: {slabs:?}");
+    }
+}
+
+#[test]
+fn where_runs_are_short_each_one_is_in_any_open_slab() {
+    for (options, size) in [(Options::STRICT, 100), (Options::DEFAULT, 1017), (Options::DEFAULT, 2500)] {
+        let mut slots = with_several_open(options, size);
+        let slabs = slabs_of_next(&mut slots, 400);
+        assert!(changes(&slabs) > 200, "{size} bytes: {slabs:?}");
+    }
+}
+
+/// How often a slot follows one in front of it at most eight slots away, among `count` that are taken together.
+fn ascents(slots: &mut Slots, count: usize) -> usize {
+    let chunks: Vec<usize> = slots.take(count).expect("memory").iter().map(|slot| slot.chunk).collect();
+    let near = 1..=8 * slots.stride();
+    chunks.windows(2).filter(|pair| near.contains(&pair[1].wrapping_sub(pair[0]))).count()
+}
+
+#[test]
+fn slots_of_at_most_1024_bytes_are_taken_in_lines_and_longer_ones_one_by_one() {
+    for (size, in_lines) in [(100, true), (1016, true), (1017, false), (2500, false), (5000, false)] {
+        let mut slots = Slots::new(Options::DEFAULT, size);
+        slots.random = Random::from_number(11);
+        let ascents: usize = (0..4).map(|_| ascents(&mut slots, 16)).sum();
+        assert!(if in_lines { ascents > 45 } else { ascents < 45 }, "{size} bytes: {ascents} of 60");
+    }
+}
+
+/// Short runs: a quarter of the slots that a run comes by is passed over.
+#[test]
+fn short_runs_pass_a_quarter_over() {
+    for size in [100, 1016] {
+        let mut slots = Slots::new(Options::STRICT, size);
+        slots.random = Random::from_number(11);
+        let (mut runs, mut passed_over) = (0, 0);
+        for _ in 0..400 {
+            let taken = slots.take(8).expect("memory");
+            let chunks: Vec<usize> = taken.iter().map(|slot| slot.chunk).collect();
+            // Else it came to the end of a word, and went on elsewhere.
+            if chunks.is_sorted() && chunks[7] - chunks[0] < 64 * slots.stride() {
+                runs += 1;
+                passed_over += (chunks[7] - chunks[0]) / slots.stride() - 7;
+            }
+            slots.give_back(&taken).expect("they are owned");
+        }
+        // For seven that follow the first it is a third of seven: 2.3.
+        assert!(runs > 200, "{size} bytes: {runs}");
+        assert!((runs * 3 / 2..runs * 7 / 2).contains(&passed_over), "{size} bytes: {passed_over} in {runs} runs");
+    }
+}
+
+#[test]
+fn long_runs_pass_an_eighth_over_and_take_it_at_the_end() {
+    let mut slots = Slots::new(Options::DEFAULT, 8);
+    slots.random = Random::from_number(11);
+    let mut passed_over = 0;
+    for _ in 0..200 {
+        let chunks: Vec<usize> = slots.take(BATCH).expect("memory").iter().map(|slot| slot.chunk).collect();
+        let first = chunks.windows(2).position(|pair| pair[1] < pair[0]).map_or(BATCH, |last| last + 1);
+        passed_over += BATCH - first;
+        assert!(chunks[first..].is_sorted());
+    }
+    assert!((1400..1800).contains(&passed_over), "{passed_over} of 12,800");
+}
+
+/// Also in a slab that shares its word of free bits with another.
+#[test]
+fn of_long_slots_any_may_be_the_next() {
+    let mut slots = Slots::new(Options { guard_pages: false, ..Options::DEFAULT }, 2500);
+    slots.random = Random::from_number(11);
+    let per_slab = slots.class.slots() as usize;
+    assert_eq!(per_slab, 32);
+    for slab in 0..3 {
+        let mut taken = vec![0; per_slab];
+        for _ in 0..100 * per_slab {
+            let next = slots.take(1).expect("memory");
+            let region = slots.arena.own_region(next[0].chunk);
+            let index = region.index_of(next[0].state()).0 as usize;
+            assert_eq!(index / per_slab, slab);
+            taken[index % per_slab] += 1;
+            slots.give_back(&next).expect("it is owned");
+        }
+        // The first is passed over one time in four, and then the choice falls on one behind it.
+        assert!(taken.iter().all(|count| (40..200).contains(count)), "{taken:?}");
+        assert_eq!(slots.take(per_slab).expect("memory").len(), per_slab);
+    }
+}
+
+/// Each word of 64 slots goes to a cache as a whole, and the next one follows it.
+#[test]
+fn lines_go_on_from_batch_to_batch() {
+    let mut slots = Slots::new(Options::DEFAULT, 8);
+    slots.random = Random::from_number(11);
+    let words: Vec<usize> = (0..40)
+        .map(|_| {
+            let batch = slots.take(BATCH).expect("memory");
+            let lowest = batch.iter().map(|slot| slot.chunk).min().expect("not empty");
+            let highest = batch.iter().map(|slot| slot.chunk).max().expect("not empty");
+            assert_eq!(highest - lowest, 63 * slots.stride(), "one word");
+            lowest / (64 * slots.stride())
+        })
+        .collect();
+    let follows = words.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
+    // Once the end of the slab may be reached.
+    assert!(follows >= 37, "{words:?}");
+}
+
+#[test]
+fn without_randomness_the_first_free_slots_are_taken() {
+    let [.., in_order] = all_orders();
+    for size in [8, 100, 1000, 5000] {
+        let mut slots = Slots::new(in_order, size);
+        let out: Vec<OwnedSlot> = slots.take(15).expect("memory");
+        assert!(out.windows(2).all(|pair| pair[1].chunk - pair[0].chunk == slots.stride()));
+        slots.give_back(&[out[9], out[2], out[5]]).expect("they are owned");
+        let again: Vec<usize> = slots.take(3).expect("memory").iter().map(|slot| slot.chunk).collect();
+        assert_eq!(again, [out[2].chunk, out[5].chunk, out[9].chunk]);
+    }
+}
+
+/// Slots of a page and more: one that was in use has its page already.
+#[test]
+fn of_long_slots_those_that_were_in_use_come_first() {
+    for options in [Options::DEFAULT, Options::STRICT] {
+        for size in [5000, 100_000] {
+            let mut slots = Slots::new(options, size);
+            let out = slots.take(12).expect("memory");
+            slots.give_back(&out[..4]).expect("they are owned");
+            let mut again: Vec<usize> = slots.take(4).expect("memory").iter().map(|slot| slot.chunk).collect();
+            again.sort_unstable();
+            let mut freed: Vec<usize> = out[..4].iter().map(|slot| slot.chunk).collect();
+            freed.sort_unstable();
+            assert_eq!(again, freed, "{size} bytes");
+        }
+    }
+}
