@@ -210,3 +210,29 @@ fn tables_go_back_where_they_tell_of_released_slabs_only() {
     slots.assert_accounts(200 * per_slab);
     assert!(others.iter().all(|slot| slot.state().load(Ordering::Relaxed) == MARK));
 }
+
+/// Slabs that slots are taken from are among them, whichever of those still has a slot out.
+#[test]
+fn a_purge_gives_every_slab_back_that_has_no_slot_out() {
+    let mut tried = 0;
+    for which in 0..3 {
+        let mut slots = Slots::new(Options::DEFAULT, 1000);
+        slots.random = Random::from_number(11);
+        let per_slab = slots.class.slots();
+        let mut out = take_many(&mut slots, 60 * per_slab as usize);
+        let open = slots.class.open[which].slab;
+        let is_there = |slot: &OwnedSlot| {
+            let region = slots.arena.own_region(slot.chunk);
+            SlabId::new(slots.arena.number_of(region), region.index_of(slot.state()).0 / per_slab) == open
+        };
+        let Some(stays) = out.iter().position(is_there) else { continue };
+        out.swap_remove(stays);
+        assert!(slots.class.open_count >= 3);
+        slots.give_back(&out).expect("they are owned");
+        slots.purge();
+        slots.assert_accounts(1);
+        assert_eq!(slots.class.census().slabs, 1);
+        tried += 1;
+    }
+    assert!(tried >= 2, "slots are taken from several slabs");
+}
