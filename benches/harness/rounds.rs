@@ -47,9 +47,7 @@ pub fn measure_all(
     let mut spent = vec![Duration::ZERO; allocators.len()];
     for round in 0..arguments.rounds {
         for workload in workloads {
-            for turn in 0..allocators.len() {
-                // Each round begins with another allocator: none always follows the same neighbour.
-                let which = (turn + round * 5) % allocators.len();
+            for which in order(allocators.len(), round) {
                 let (Some(allocator), Some(spent)) = (allocators.get(which), spent.get_mut(which)) else { continue };
                 let begun = Instant::now();
                 let outcome = measure_once(places, workload, allocator, arguments.timeout);
@@ -70,6 +68,16 @@ pub fn measure_all(
         eprintln!("{:7.0} s under {}", spent.as_secs_f64(), allocator.name);
     }
     Ok(report)
+}
+
+/// The order of a round: the list in steps that are of another length in each round, so that none always follows the same
+/// neighbour. What one leaves behind costs the next one: who asks for huge pages after one that has used up what was
+/// contiguous waits for the kernel.
+fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    let shares_no_divisor = |step: &usize| (2..=*step).all(|divisor| step % divisor != 0 || count % divisor != 0);
+    let steps: Vec<usize> = (1..count.max(2)).filter(shares_no_divisor).collect();
+    let step = steps[round % steps.len()];
+    (0..count).map(move |turn| (round * 5 + turn * step) % count)
 }
 
 /// One workload under one allocator.
@@ -101,4 +109,25 @@ fn progress(
         Err(reason) => format!("FAILED: {reason}"),
     };
     eprintln!("[{done:4}/{total}, {left:3.0} min left] {:<13} {:<16} {said}", workload.name, allocator.name);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::order;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn everybody_has_a_turn_in_each_round_and_another_neighbour_in_the_next() {
+        for count in 1..=16 {
+            let mut before = BTreeSet::new();
+            for round in 0..4 {
+                let turns: Vec<usize> = order(count, round).collect();
+                assert_eq!(turns.iter().collect::<BTreeSet<_>>().len(), count, "{turns:?}");
+                let pairs: BTreeSet<_> = turns.windows(2).map(|pair| (pair[0], pair[1])).collect();
+                // With few there are not enough orders.
+                assert!(count < 7 || pairs.is_disjoint(&before), "{count} in round {round}: {turns:?}");
+                before = pairs;
+            }
+        }
+    }
 }

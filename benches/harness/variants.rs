@@ -120,7 +120,7 @@ fn apply(copy: &Path, edit: Edit) -> Result<(), String> {
         Edit::Uncompiled => change(copy, "src/protections.rs", |text| {
             behind(
                 text,
-                "fn of(options: &Options, has_instruction: bool, shared: bool) -> Self {",
+                "fn of(options: &Options, has_instruction: bool, has_vectors: bool, shared: bool) -> Self {",
                 "if has_instruction { return Self::Mixed; }",
             )
         }),
