@@ -74,6 +74,12 @@ impl Budget {
         self.used().saturating_add(bytes) <= self.limit
     }
 
+    /// Whether giving back what nobody has could make room for `bytes` more: not for what is beyond the limit or, where there
+    /// is none and it was the system that refused, larger than the heap itself.
+    pub(crate) fn could_hold(&self, bytes: usize) -> bool {
+        bytes <= if self.limit == usize::MAX { self.used() } else { self.limit }
+    }
+
     /// Gives `bytes` back.
     pub(crate) fn refund(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
@@ -113,5 +119,15 @@ mod tests {
         assert!(budget.charge(40).is_ok());
         budget.refund(60);
         assert_eq!((budget.used(), budget.peak()), (40, 100));
+    }
+
+    #[test]
+    fn giving_back_makes_no_room_for_what_is_larger_than_the_limit_or_the_heap() {
+        let budget = Budget::new(100);
+        assert!(budget.could_hold(100) && !budget.could_hold(101));
+        let budget = Budget::new(usize::MAX);
+        assert!(!budget.could_hold(1));
+        assert!(budget.charge(60).is_ok());
+        assert!(budget.could_hold(60) && !budget.could_hold(61));
     }
 }

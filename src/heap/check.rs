@@ -74,3 +74,96 @@ impl Core {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::private::Heap;
+    use crate::options::Options;
+    use crate::primary::region::state;
+    use crate::thread_cache::ThreadCache;
+    use crate::violation::{Kind, Operation};
+    use core::alloc::Layout;
+    use core::ptr::NonNull;
+    use core::sync::atomic::Ordering;
+
+    const LAYOUT: Layout = Layout::new::<[u8; 5000]>();
+
+    fn heap(options: Options) -> Heap {
+        Heap::new(Options { sample_rate: 0, ..options }).expect("a heap")
+    }
+
+    fn allocate(heap: &Heap) -> NonNull<u8> {
+        heap.allocate(LAYOUT).expect("memory")
+    }
+
+    fn free(heap: &Heap, chunk: NonNull<u8>) {
+        // SAFETY: the tests do not use what they give back, unless that is the attack.
+        unsafe { heap.deallocate(chunk, LAYOUT) }.expect("a correct free");
+    }
+
+    /// Changes a byte, which the audit must find, and back, which it must not mind.
+    fn found_and_forgotten(heap: &Heap, chunk: NonNull<u8>, at: isize, kind: Kind) {
+        let byte = chunk.as_ptr().wrapping_offset(at);
+        assert_eq!(heap.check(), Ok(()));
+        // SAFETY: the attack: a byte of a slot, or of its header.
+        unsafe { *byte ^= 0x10 };
+        let found = heap.check().expect_err("damage");
+        assert_eq!((found.kind, found.address, found.operation), (kind, chunk.as_ptr().addr(), Operation::Check));
+        // SAFETY: as it was.
+        unsafe { *byte ^= 0x10 };
+        assert_eq!(heap.check(), Ok(()));
+    }
+
+    fn state_of(heap: &Heap, chunk: NonNull<u8>) -> u8 {
+        let chunk = chunk.as_ptr().addr();
+        heap.core().arena.own_region(chunk).own_slot(chunk).state.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn the_audit_reaches_every_slab() {
+        for options in [Options::DEFAULT, Options::STRICT] {
+            let heap = heap(options);
+            let chunks: Vec<_> = (0..200).map(|_| allocate(&heap)).collect();
+            for &chunk in &chunks {
+                found_and_forgotten(&heap, chunk, LAYOUT.size() as isize, Kind::Overflow);
+            }
+        }
+    }
+
+    /// Slots that were freed and have gone back to their slab, as those of threads that have ended.
+    #[test]
+    fn the_audit_finds_writes_to_freed_slots_that_no_cache_has() {
+        let heap = heap(Options { release_interval_ms: -1, ..Options::DEFAULT });
+        let (kept, chunk) = (allocate(&heap), allocate(&heap));
+        free(&heap, chunk);
+        let cache = heap.core().shared.lock();
+        // SAFETY: the heap's only cache, under its lock.
+        heap.core()
+            .flush(unsafe { &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(*cache) })
+            .expect("order");
+        drop(cache);
+        assert_eq!(state_of(&heap, chunk), state::FREE);
+        for at in [-8, -1, 0, 2500, 5127] {
+            found_and_forgotten(&heap, chunk, at, Kind::WriteAfterFree);
+        }
+        free(&heap, kept);
+    }
+
+    /// A slot that was never handed out has a header once the slot in front of it is: that is its canary.
+    #[test]
+    fn the_audit_finds_damage_to_the_header_of_a_slot_that_was_never_handed_out() {
+        let heap = heap(Options { randomize: false, ..Options::DEFAULT });
+        let chunk = allocate(&heap);
+        let region = heap.core().arena.own_region(chunk.as_ptr().addr());
+        let class = region.own_class();
+        let sealed = (0..region.frontier()).map(crate::primary::region::SlotIndex);
+        let sealed = sealed.filter(|&index| region.state(index).load(Ordering::Relaxed) == state::SEALED);
+        let sealed: Vec<_> = sealed.map(|index| region.chunk(index, class.stride())).collect();
+        assert!(!sealed.is_empty());
+        for slot in sealed {
+            let slot = NonNull::new(core::ptr::with_exposed_provenance_mut(slot)).expect("an address");
+            found_and_forgotten(&heap, slot, -8, Kind::WriteAfterFree);
+        }
+        free(&heap, chunk);
+    }
+}

@@ -46,8 +46,13 @@ impl Core {
                 if size > self.max_alloc || size > isize::MAX as usize - (1 << 32) {
                     return Err(Failure::OutOfMemory);
                 }
+                let resize = || self.secondary.resize(self.large_ground(), &entry, size, origin);
+                let resized = match resize() {
+                    Err(NotResized::OutOfMemory) if self.make_room_to_grow(old_size, size) => resize(),
+                    outcome => outcome,
+                };
                 // Where pages can't be moved, there may yet be room for a copy.
-                match self.secondary.resize(self.large_ground(), &entry, size, origin) {
+                match resized {
                     Ok(moved) => {
                         if self.heap_profile.is_on() {
                             // As if it had been freed and allocated: what it has grown to was allocated here.
