@@ -40,22 +40,22 @@ fn kept(threads: u64, group: Option<&ControlGroup>) -> Kept {
     Kept { held, during, after }
 }
 
-/// 96 threads keep 103 MiB without a limit: too much for 128 MiB.
+/// 96 threads keep 75 MiB without a limit: too much for 64 MiB.
 #[test]
 fn many_threads_keep_less_each_in_a_small_container() {
-    let Some(group) = ControlGroup::with_memory(128) else {
+    let Some(group) = ControlGroup::with_memory(64) else {
         return real::say_skipped("no control group can be made");
     };
     let (without, with) = (kept(96, None), kept(96, Some(&group)));
-    assert!(without.held > 40 * MIB && without.during > 90 * MIB, "{without:?}");
-    assert!(with.held < 32 * MIB && with.during < 70 * MIB, "{with:?}");
+    assert!(without.held > 40 * MIB && without.during > 68 * MIB, "{without:?}");
+    assert!(with.held < 20 * MIB && with.during < 44 * MIB, "{with:?}");
     // But not next to nothing.
-    assert!(with.held > 12 * MIB, "{with:?}");
+    assert!(with.held > 8 * MIB, "{with:?}");
 }
 
 #[test]
 fn few_threads_keep_as_much_in_a_small_container_as_anywhere() {
-    let Some(group) = ControlGroup::with_memory(128) else {
+    let Some(group) = ControlGroup::with_memory(64) else {
         return real::say_skipped("no control group can be made");
     };
     let (without, with) = (kept(4, None), kept(4, Some(&group)));
