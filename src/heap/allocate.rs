@@ -555,7 +555,7 @@ mod tests {
             let heap = limited();
             touch_classes(&heap);
             let found = fill(&heap, size).len();
-            // Chunks of medium size lie in slabs or, where there is no room for one, in mappings, which are longer by a page or two.
+            // Medium chunks lie in slabs or, where there is no room for one, in mappings, of which more may fit.
             assert!(found >= untouched, "{found} of {untouched} chunks of {size} bytes");
         }
     }
