@@ -1,0 +1,190 @@
+//! Claims about requests: room under a limit, and what the report says of a write after free.
+
+use super::super::private::{AllocateError, Heap};
+use crate::chunk::checksum;
+use crate::options::Options;
+use crate::thread_cache::ThreadCache;
+use crate::violation::{Kind, Violation};
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+const LIMIT_MB: u32 = 4;
+
+fn heap(options: Options) -> Heap {
+    Heap::new(Options { sample_rate: 0, ..options }).expect("a heap")
+}
+
+fn limited() -> Heap {
+    heap(Options { heap_limit_mb: LIMIT_MB, release_interval_ms: 3_600_000, ..Options::DEFAULT })
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 16).expect("a layout")
+}
+
+fn allocate(heap: &Heap, size: usize) -> NonNull<u8> {
+    heap.allocate(layout(size)).expect("memory")
+}
+
+fn free(heap: &Heap, chunk: NonNull<u8>, size: usize) {
+    // SAFETY: the tests do not use what they give back, unless that is the attack.
+    unsafe { heap.deallocate(chunk, layout(size)) }.expect("a correct free");
+}
+
+/// Allocates until the limit is reached.
+fn fill(heap: &Heap, size: usize) -> Vec<NonNull<u8>> {
+    let mut chunks = Vec::new();
+    loop {
+        match heap.allocate(layout(size)) {
+            Ok(chunk) => chunks.push(chunk),
+            Err(refused) => {
+                assert_eq!(refused, AllocateError::OutOfMemory);
+                return chunks;
+            }
+        }
+    }
+}
+
+/// Gives the slots in the heap's cache back to their slabs, and no slab to the system but those that are too many.
+fn flush(heap: &Heap) {
+    let cache = heap.core().shared.lock();
+    // SAFETY: the heap's only cache, under its lock.
+    heap.core().flush(unsafe { &mut *core::ptr::with_exposed_provenance_mut::<ThreadCache>(*cache) }).expect("order");
+}
+
+/// Leaves idle slabs of many classes behind.
+fn touch_classes(heap: &Heap) {
+    let before = heap.stats();
+    for size in (1..20).map(|number| number * 24) {
+        let chunk = allocate(heap, size);
+        free(heap, chunk, size);
+    }
+    flush(heap);
+    let stats = heap.stats();
+    assert!(stats.committed - before.committed > 1 << 20, "idle slabs: {}", stats.committed);
+    assert_eq!(stats.chunks, before.chunks);
+}
+
+#[test]
+fn under_a_limit_a_class_gets_what_the_idle_slabs_of_others_hold() {
+    let untouched = fill(&limited(), 1000).len();
+    assert!(untouched > 3000, "{untouched} chunks in 4 MiB");
+    let heap = limited();
+    touch_classes(&heap);
+    assert_eq!(fill(&heap, 1000).len(), untouched);
+}
+
+#[test]
+fn under_a_limit_a_medium_or_large_chunk_gets_what_the_idle_slabs_of_classes_hold() {
+    for size in [100_000, 300_000, 3 << 20] {
+        let untouched = fill(&limited(), size).len();
+        let heap = limited();
+        touch_classes(&heap);
+        let found = fill(&heap, size).len();
+        // Medium chunks lie in slabs or, where there is no room for one, in mappings, of which more may fit.
+        assert!(found >= untouched, "{found} of {untouched} chunks of {size} bytes");
+    }
+}
+
+#[test]
+fn under_a_limit_a_large_chunk_grows_into_what_is_idle_or_kept() {
+    let (old, new) = (3 << 19, 7 << 19);
+    for kept in [false, true] {
+        let heap = limited();
+        let chunk = allocate(&heap, old);
+        if kept {
+            let others = [(); 3].map(|()| allocate(&heap, 600_000));
+            others.into_iter().for_each(|other| free(&heap, other, 600_000));
+        } else {
+            touch_classes(&heap);
+        }
+        let committed = heap.stats().committed;
+        assert!(committed + (new - old) > (LIMIT_MB as usize) << 20, "{committed} bytes: there is room without that");
+        // SAFETY: a live chunk, whose old address is forgotten.
+        let grown = unsafe { heap.reallocate(chunk, layout(old), new) };
+        free(&heap, grown.expect("room"), new);
+    }
+}
+
+#[test]
+fn under_a_limit_a_class_gets_what_is_kept_of_large_chunks() {
+    let untouched = fill(&limited(), 100).len();
+    let heap = limited();
+    let chunk = allocate(&heap, 500_000);
+    free(&heap, chunk, 500_000);
+    assert!(heap.stats().committed >= 500_000, "kept for the next large chunk");
+    assert_eq!(fill(&heap, 100).len(), untouched);
+}
+
+/// Whoever can exhaust the limit must not thereby make the addresses of freed large chunks come back sooner.
+#[test]
+fn a_class_that_finds_no_room_leaves_the_address_quarantine_alone() {
+    let heap = limited();
+    let chunk = heap.allocate(Layout::from_size_align(100, 1 << 16).expect("a layout")).expect("memory");
+    // SAFETY: nobody uses it any more.
+    unsafe { heap.deallocate(chunk, Layout::from_size_align(100, 1 << 16).expect("a layout")) }.expect("order");
+    let large = allocate(&heap, 300_000);
+    free(&heap, large, 300_000);
+    heap.purge().expect("order");
+    let before = heap.stats().large_quarantined;
+    assert!(before >= 300_000, "{before} bytes wait");
+    fill(&heap, 100);
+    assert_eq!(heap.stats().large_quarantined, before);
+}
+
+#[test]
+fn requests_beyond_the_limit_take_no_idle_slab_away() {
+    let heap = limited();
+    touch_classes(&heap);
+    let before = heap.stats().committed;
+    for size in [(LIMIT_MB as usize + 1) << 20, 1 << 40] {
+        assert_eq!(heap.allocate(layout(size)), Err(AllocateError::OutOfMemory));
+    }
+    assert_eq!(heap.stats().committed, before);
+}
+
+/// Writes to a freed chunk, and allocates until that is found.
+fn damage(size: usize, at: isize, value: u8) -> (NonNull<u8>, Violation, u64) {
+    let heap = heap(Options::DEFAULT);
+    let chunk = allocate(&heap, size);
+    free(&heap, chunk, size);
+    let header = checksum::read(chunk.as_ptr().expose_provenance()).0;
+    // SAFETY: the attack: a byte of a free slot or of its header.
+    unsafe { *chunk.as_ptr().offset(at) ^= value };
+    for _ in 0..100_000 {
+        match heap.allocate(layout(size)) {
+            Ok(other) => free(&heap, other, size),
+            Err(AllocateError::Violation(found)) => return (chunk, found, header),
+            Err(AllocateError::OutOfMemory) => break,
+        }
+    }
+    panic!("a write at {at} of a freed chunk of {size} bytes was not found");
+}
+
+/// What the report says of a write after free.
+#[test]
+fn a_write_to_a_freed_chunk_is_told_with_its_place_and_what_was_written() {
+    // The slack, and the middle of a slot of more than a page, too.
+    for (size, at) in [(100, 0), (100, 43), (100, 103), (5000, 2500), (5000, 5127), (20_000, 9001)] {
+        let (chunk, found, _) = damage(size, at, 0x41);
+        assert_eq!((found.kind, found.address), (Kind::WriteAfterFree, chunk.as_ptr().addr()), "{size} bytes");
+        assert_eq!(found.offset, Some(at));
+        assert_eq!((found.expected, found.seen), (0, 0x41 << (at % 8 * 8)), "{size} bytes, at {at}");
+        assert_eq!(found.chunk.map(|chunk| (chunk.size, chunk.origin)), Some((size, Some("Rust"))));
+        assert!(found.detail.contains("not zero any more"), "{}", found.detail);
+    }
+}
+
+#[test]
+fn a_write_to_a_freed_chunks_header_is_told_with_its_place_and_what_was_there() {
+    for size in [100, 5000] {
+        for at in [-8, -1] {
+            let (chunk, found, header) = damage(size, at, 0x10);
+            assert_eq!((found.kind, found.address), (Kind::WriteAfterFree, chunk.as_ptr().addr()), "{size} bytes");
+            assert_eq!(found.offset, Some(-8));
+            assert_eq!(found.seen, header ^ 0x10 << ((at + 8) * 8));
+            assert!(at != -1 || found.expected == header, "{found:?}");
+            assert!(found.detail.contains("header of a free slot"), "{}", found.detail);
+        }
+    }
+}
