@@ -194,10 +194,10 @@ impl Core {
         let batch = batch.get_mut(..wanted).unwrap_or_default();
         let mark = cache.mark;
         let (random, bin) = cache.random_and_bin(class);
-        let mut taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.open_slab, batch);
+        let mut taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.preferred, batch);
         // What is not small may yet have a mapping of its own, and room is made when that is refused.
         if taken.is_err() && class.capacity() < PAGE && self.make_room_for(class) {
-            taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.open_slab, batch);
+            taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.preferred, batch);
         }
         let taken = taken?;
         let (&first, others) = batch.get(..taken).and_then(<[OwnedSlot]>::split_first).ok_or(OutOfMemory)?;

@@ -81,7 +81,20 @@ pub(crate) struct Class {
     pub(super) tables_to_release: bool,
 }
 
-/// A slab that slots are taken from, and the word of free bits where the next run begins, or the lanes of short ones.
+/// Where a cache took slots the last time: in which open slab, and in which of its words of free bits. State bytes and short
+/// chunks of one word share cache lines, which two threads that have slots of it write to in turn for as long as they have them.
+/// So each cache begins a word of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Preferred {
+    slab: u8,
+    word: u8,
+}
+
+impl Preferred {
+    pub(crate) const NONE: Self = Self { slab: u8::MAX, word: u8::MAX };
+}
+
+/// A slab that slots are taken from, and the word of free bits where the next cache begins, or the lanes of short runs.
 #[derive(Clone, Copy)]
 pub(super) struct Open {
     pub(super) slab: SlabId,
@@ -142,7 +155,7 @@ impl Class {
         ground: Ground<'_>,
         mark: u8,
         random: &mut Random,
-        preferred: &mut u8,
+        preferred: &mut Preferred,
         out: &mut [OwnedSlot],
     ) -> Result<usize, OutOfMemory> {
         self.used_in = ground.epoch;
@@ -156,10 +169,11 @@ impl Class {
             let which = self.choose(ground.options, random, preferred);
             let Some(&open) = self.open.get(which) else { break };
             let rest = out.get_mut(taken..).unwrap_or_default();
-            let (count, word) = self.take_run(ground, open, mark, random, rest);
+            let (count, word) = self.take_run(ground, open, preferred, mark, random, rest);
             taken += count;
             if Descriptors(ground.arena).slab(open.slab).free == 0 {
                 self.close(ground, which);
+                preferred.word = u8::MAX;
             } else if let Some(open) = self.open.get_mut(which) {
                 open.word = word;
             }
@@ -169,16 +183,19 @@ impl Class {
 
     /// The open slab to take from: mostly the one that the cache took from the last time, so that what it hands out
     /// lies in order over many batches and threads keep out of each other's slabs; now and then any other.
-    fn choose(&self, options: &Options, random: &mut Random, preferred: &mut u8) -> usize {
+    fn choose(&self, options: &Options, random: &mut Random, preferred: &mut Preferred) -> usize {
         const STAY: u32 = 8;
         if !options.randomize {
             return 0;
         }
         let short_runs = self.short_runs(options);
-        if short_runs || usize::from(*preferred) >= self.open_count || random.below(STAY) == 0 {
-            *preferred = random.below(self.open_count as u32) as u8;
+        if short_runs || usize::from(preferred.slab) >= self.open_count || random.below(STAY) == 0 {
+            let slab = random.below(self.open_count as u32) as u8;
+            if slab != preferred.slab {
+                *preferred = Preferred { slab, word: u8::MAX };
+            }
         }
-        usize::from(*preferred)
+        usize::from(preferred.slab)
     }
 
     /// Whether each run begins elsewhere: asked for by `run_slots`, and free for slots that are longer than a page's
@@ -304,11 +321,12 @@ impl Class {
     }
 
     /// Takes one run of slots out of an open slab: ascending, and passing some over. Returns how many, and the word where
-    /// the next run begins.
+    /// the next cache begins.
     fn take_run(
         &mut self,
         ground: Ground<'_>,
         open: Open,
+        preferred: &mut Preferred,
         mark: u8,
         random: &mut Random,
         out: &mut [OwnedSlot],
@@ -317,9 +335,11 @@ impl Class {
         let region = ground.arena.region(id.region());
         let first = id.number() << slots_log2(self.id);
         let words = self.words();
+        let short_runs = self.short_runs(ground.options);
         let (start, offset) = self.beginning(ground.options, start, random);
-        let found = (0..=words).find_map(|step| {
-            let number = (start + step) % words;
+        let own = (u32::from(preferred.word) < words && !short_runs).then_some(u32::from(preferred.word));
+        let others = (0..=words).map(|step| (start + step) % words);
+        let found = own.into_iter().chain(others).enumerate().find_map(|(step, number)| {
             let base = first + number * 64;
             let (word, mask) = word_of(region, base, self.slots());
             let mask = if step == 0 { mask & (!0 << offset) } else { mask };
@@ -344,7 +364,11 @@ impl Class {
         word.store(word.load(Ordering::Relaxed) & !gone, Ordering::Relaxed);
         Descriptors(ground.arena).slab(id).free -= taken as u16;
         self.free_slots -= taken;
-        (taken, if self.short_runs(ground.options) { open.word } else { number })
+        if short_runs || own == Some(number) {
+            return (taken, open.word);
+        }
+        preferred.word = number as u8;
+        (taken, (number + 1) % words)
     }
 
     /// In which word, and how many slots behind its first, a run looks for slots in a slab with this word.

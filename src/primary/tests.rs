@@ -5,7 +5,7 @@ mod order;
 mod release;
 
 use super::arena::Arena;
-use super::class::{BATCH, Class, Ground, NotOwned};
+use super::class::{BATCH, Class, Ground, NotOwned, Preferred};
 use super::region::{OwnedSlot, SlotIndex, state};
 use crate::budget::Budget;
 use crate::chunk::checksum::{self, Seal, Secrets};
@@ -26,7 +26,7 @@ struct Slots {
     options: Options,
     random: Random,
     class: Class,
-    preferred: u8,
+    preferred: Preferred,
     epoch: u32,
 }
 
@@ -52,11 +52,11 @@ impl Slots {
         arena.reserve(arena_bytes, options.randomize, &mut random).expect("address space");
         let seal = Seal { secrets: Secrets::draw(&mut random), has_instruction: false };
         let class = Class::new(ClassId::for_size(size).expect("a small size"));
-        Self { arena, budget: Budget::new(limit), seal, options, random, class, preferred: u8::MAX, epoch: 1 }
+        Self { arena, budget: Budget::new(limit), seal, options, random, class, preferred: Preferred::NONE, epoch: 1 }
     }
 
     /// The class, what it stands on, and the rest of what [`Class::take`] wants.
-    fn parts(&mut self) -> (&mut Class, Ground<'_>, &mut Random, &mut u8) {
+    fn parts(&mut self) -> (&mut Class, Ground<'_>, &mut Random, &mut Preferred) {
         let Self { arena, budget, seal, options, random, class, preferred, epoch } = self;
         (class, Ground { arena, budget, options, seal, epoch: *epoch }, random, preferred)
     }

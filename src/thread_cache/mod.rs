@@ -12,6 +12,7 @@ use crate::byte_sampling::ByteSampler;
 use crate::chunk::extent::Extent;
 use crate::options::Options;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::primary::class::Preferred;
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Set;
 use crate::quarantine::{self, Ring, RingSlots};
@@ -30,8 +31,8 @@ pub(crate) use stock::Stock;
 pub(crate) struct Bin {
     /// Bytes that a chunk of the class can hold, and what follows from that.
     pub(crate) extent: Extent,
-    /// Which of the open slabs of the class slots were taken from the last time.
-    pub(crate) open_slab: u8,
+    /// Where slots were taken from the last time.
+    pub(crate) preferred: Preferred,
     pub(crate) ready: Ready,
     pub(crate) ring: Ring,
 }
@@ -51,7 +52,7 @@ impl Bin {
                 ready: Ready::CLOSED,
                 ring: Ring::new(ring_slots, places, stride > FINE_MAX + HEADER),
                 extent: Extent::new(class.capacity()),
-                open_slab: u8::MAX,
+                preferred: Preferred::NONE,
             }
         }
     }

@@ -1,10 +1,12 @@
 //! In what order a class hands its slots out.
 
-use super::super::class::BATCH;
+use super::super::class::{BATCH, Preferred};
 use super::super::region::{OwnedSlot, SlotIndex};
 use super::{Slots, all_orders};
 use crate::options::Options;
 use crate::random::Random;
+use std::collections::BTreeSet;
+use std::mem::swap;
 
 /// A class with so many slabs in use that several are open, with randomness that is the same in every run.
 fn with_several_open(options: Options, size: usize) -> Slots {
@@ -49,6 +51,40 @@ fn where_runs_are_short_each_one_is_in_any_open_slab() {
         let mut slots = with_several_open(options, size);
         let slabs = slabs_of_next(&mut slots, 400);
         assert!(changes(&slabs) > 200, "{size} bytes: {slabs:?}");
+    }
+}
+
+/// Whose state bytes share a line, as numbers of the words of free bits that these slots belong to.
+fn words_of(slots: &Slots, taken: &[OwnedSlot]) -> BTreeSet<usize> {
+    let first = slots.arena.own_region(taken[0].chunk).chunk(SlotIndex(0), slots.stride());
+    taken.iter().map(|slot| (slot.chunk - first) / slots.stride() / 64).collect()
+}
+
+/// Otherwise each of two threads writes to the other's cache lines for as long as they have these slots.
+#[test]
+fn two_caches_that_take_small_batches_in_turn_have_no_word_in_common() {
+    for size in [16, 100, 200] {
+        for number in 0..20 {
+            let mut slots = Slots::new(Options::DEFAULT, size);
+            slots.random = Random::from_number(number);
+            let mut preferred = [Preferred::NONE; 2];
+            let mut words = [BTreeSet::new(), BTreeSet::new()];
+            // Together less than half of a slab.
+            for _ in 0..slots.class.slots() / 64 {
+                for (preferred, words) in preferred.iter_mut().zip(&mut words) {
+                    swap(&mut slots.preferred, preferred);
+                    let taken = slots.take(16).expect("memory");
+                    swap(&mut slots.preferred, preferred);
+                    words.append(&mut words_of(&slots, &taken));
+                }
+            }
+            assert!(words[0].is_disjoint(&words[1]), "{size} bytes: {words:?}");
+            let used = words[0].len() + words[1].len();
+            assert!(
+                used <= slots.class.slots() as usize / 128 + 2,
+                "no word is begun before the last is full: {words:?}"
+            );
+        }
     }
 }
 
