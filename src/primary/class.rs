@@ -4,7 +4,8 @@
 //! passes over some of them for later. Where runs begin is random: in which open slab, and where in it; then a cache
 //! stays with its slab for several batches. So the place of the next run can't be foreseen, nor which slots it passes
 //! over, while a program's later walk over its objects meets ascending lines over many pages, which is what hardware
-//! prefetching needs (SECURITY.md has both figures). In `strict` each short run goes on in another slab or another part of one.
+//! prefetching needs (SECURITY.md has both figures). In `strict` each short run goes on in another
+//! slab or another part of one, out of the way of other caches.
 
 use super::arena::Arena;
 use super::region::{OwnedSlot, Region, SlotIndex, state};
@@ -23,7 +24,11 @@ const MAX_OPEN: usize = 8;
 /// Slots with longer strides than this, in bytes, are taken one by one: order helps no prefetcher there.
 const ORDERED: usize = 1024;
 
-/// In so many places short runs of a class go on, in all of its open slabs together: what prefetchers can follow.
+/// So many caches have an open slab of their own for short runs, even where the class is small. With runs of others in between each
+/// free would write to, and look at its neighbours in, cache lines that other threads write to.
+const APART: usize = 4;
+
+/// In so many places short runs of a cache go on, in all of its open slabs together: what prefetchers can follow.
 const LANES: u32 = 16;
 
 /// The most slabs that are made accessible together.
@@ -99,6 +104,14 @@ impl Preferred {
 pub(super) struct Open {
     pub(super) slab: SlabId,
     word: u32,
+    /// The mark of the cache that took short runs from it last; zero for none.
+    taker: u8,
+}
+
+impl Open {
+    fn is_free_for(&self, mark: u8) -> bool {
+        self.taker == 0 || self.taker == mark
+    }
 }
 
 /// Descriptors, found through the regions' tables.
@@ -122,7 +135,7 @@ impl Class {
             next_slab: 0,
             slabs_in_use: 0,
             free_slots: 0,
-            open: [Open { slab: SlabId::new(0, 0), word: 0 }; MAX_OPEN],
+            open: [Open { slab: SlabId::new(0, 0), word: 0, taker: 0 }; MAX_OPEN],
             open_count: 0,
             partial: List::new(),
             empty: List::new(),
@@ -161,12 +174,12 @@ impl Class {
         self.used_in = ground.epoch;
         let mut taken = 0;
         while taken < out.len() {
-            match self.open_slabs(ground, random) {
+            match self.open_slabs(ground, mark, random) {
                 Ok(()) => {}
                 Err(refused) if taken == 0 => return Err(refused),
                 Err(_) => break,
             }
-            let which = self.choose(ground.options, random, preferred);
+            let which = self.choose(ground.options, mark, random, preferred);
             let Some(&open) = self.open.get(which) else { break };
             let rest = out.get_mut(taken..).unwrap_or_default();
             let (count, word) = self.take_run(ground, open, preferred, mark, random, rest);
@@ -183,10 +196,13 @@ impl Class {
 
     /// The open slab to take from: mostly the one that the cache took from the last time, so that what it hands out
     /// lies in order over many batches and threads keep out of each other's slabs; now and then any other.
-    fn choose(&self, options: &Options, random: &mut Random, preferred: &mut Preferred) -> usize {
+    fn choose(&mut self, options: &Options, mark: u8, random: &mut Random, preferred: &mut Preferred) -> usize {
         const STAY: u32 = 8;
         if !options.randomize {
             return 0;
+        }
+        if self.in_lanes(options) {
+            return self.choose_own(mark, random);
         }
         let short_runs = self.short_runs(options);
         if short_runs || usize::from(preferred.slab) >= self.open_count || random.below(STAY) == 0 {
@@ -204,6 +220,28 @@ impl Class {
         options.run_slots <= 8 || self.id.stride() > ORDERED
     }
 
+    /// Whether short runs go on in lanes.
+    fn in_lanes(&self, options: &Options) -> bool {
+        options.randomize && options.run_slots <= 8 && self.id.stride() <= ORDERED
+    }
+
+    /// How many open slabs no other cache has taken from since this one did.
+    fn own_slabs(&self, mark: u8) -> usize {
+        self.open.iter().take(self.open_count).filter(|open| open.is_free_for(mark)).count()
+    }
+
+    /// Any of the open slabs that no other cache takes from; if there is none, any of them.
+    fn choose_own(&mut self, mark: u8, random: &mut Random) -> usize {
+        let own = self.own_slabs(mark);
+        let among = if own > 0 { own } else { self.open_count };
+        let number = random.below(among as u32) as usize;
+        let open = self.open.iter_mut().take(self.open_count).enumerate();
+        let mut candidates = open.filter(|(_, open)| own == 0 || open.is_free_for(mark));
+        let Some((which, open)) = candidates.nth(number) else { return 0 };
+        open.taker = mark;
+        which
+    }
+
     fn close(&mut self, ground: Ground<'_>, which: usize) {
         let Some(last) = self.open_count.checked_sub(1) else { return };
         if let Some(&Open { slab, .. }) = self.open.get(which) {
@@ -214,9 +252,11 @@ impl Class {
     }
 
     /// Opens slabs until there are as many as this class should have: one for every 16 in use, so that what is
-    /// open and not yet used stays a small part of the heap.
-    fn open_slabs(&mut self, ground: Ground<'_>, random: &mut Random) -> Result<(), OutOfMemory> {
+    /// open and not yet used stays a small part of the heap, and for a few caches one of their own.
+    fn open_slabs(&mut self, ground: Ground<'_>, mark: u8, random: &mut Random) -> Result<(), OutOfMemory> {
         let wanted = if ground.options.randomize { (1 + self.slabs_in_use as usize / 16).min(MAX_OPEN) } else { 1 };
+        let apart = self.in_lanes(ground.options) && self.open_count < APART && self.own_slabs(mark) == 0;
+        let wanted = if apart { wanted.max(self.open_count + 1) } else { wanted };
         while self.open_count < wanted {
             let slab = match self.find_slab(ground, random) {
                 Ok(slab) => slab,
@@ -226,7 +266,7 @@ impl Class {
             Descriptors(ground.arena).slab(slab).place = Place::Open;
             let word = if ground.options.randomize { random.below(self.words()) } else { 0 };
             if let Some(place) = self.open.get_mut(self.open_count) {
-                *place = Open { slab, word };
+                *place = Open { slab, word, taker: 0 };
                 self.open_count += 1;
             }
         }
@@ -331,12 +371,12 @@ impl Class {
         random: &mut Random,
         out: &mut [OwnedSlot],
     ) -> (usize, u32) {
-        let Open { slab: id, word: start } = open;
+        let Open { slab: id, word: start, .. } = open;
         let region = ground.arena.region(id.region());
         let first = id.number() << slots_log2(self.id);
         let words = self.words();
         let short_runs = self.short_runs(ground.options);
-        let (start, offset) = self.beginning(ground.options, start, random);
+        let (start, offset) = self.beginning(ground.options, start, mark, random);
         let own = (u32::from(preferred.word) < words && !short_runs).then_some(u32::from(preferred.word));
         let others = (0..=words).map(|step| (start + step) % words);
         let found = own.into_iter().chain(others).enumerate().find_map(|(step, number)| {
@@ -375,14 +415,14 @@ impl Class {
     ///
     /// Short runs go on in any of a few lanes of the slab: so they interleave at random, and each lane ascends, which is all that a
     /// prefetcher needs.
-    fn beginning(&self, options: &Options, word: u32, random: &mut Random) -> (u32, u32) {
+    fn beginning(&self, options: &Options, word: u32, mark: u8, random: &mut Random) -> (u32, u32) {
         if !options.randomize || !self.short_runs(options) {
             return (word, 0);
         }
         if self.id.stride() > ORDERED {
             return (random.below(self.words()), 0);
         }
-        let lanes = (LANES / self.open_count.max(1) as u32).max(1);
+        let lanes = (LANES / self.own_slabs(mark).max(1) as u32).max(1);
         // Where the lanes begin is another place in each slab that is opened.
         let slot = word * 64 + random.below(lanes) * (self.slots() / lanes);
         (slot / 64 % self.words(), slot % 64)

@@ -1,7 +1,7 @@
 //! In what order a class hands its slots out.
 
 use super::super::class::{BATCH, Preferred};
-use super::super::region::{OwnedSlot, SlotIndex};
+use super::super::region::{OwnedSlot, SlotIndex, state};
 use super::{Slots, all_orders};
 use crate::options::Options;
 use crate::random::Random;
@@ -86,6 +86,46 @@ fn two_caches_that_take_small_batches_in_turn_have_no_word_in_common() {
             );
         }
     }
+}
+
+/// Slabs that each of `caches` caches takes from, which take eight slots each in turn.
+fn slabs_by_cache(slots: &mut Slots, caches: u8) -> Vec<BTreeSet<usize>> {
+    let mut slabs = vec![BTreeSet::new(); caches.into()];
+    for _ in 0..3 * slots.class.slots() / 8 {
+        for (cache, slabs) in slabs.iter_mut().enumerate() {
+            let mut out = [OwnedSlot::NONE; 8];
+            let slab_bytes = slots.class.slab_bytes();
+            let (class, ground, random, preferred) = slots.parts();
+            let taken =
+                class.take(ground, state::FIRST_MARK + cache as u8, random, preferred, &mut out).expect("memory");
+            let first = ground.arena.own_region(out[0].chunk).chunk(SlotIndex(0), class.id.stride());
+            slabs.extend(out[..taken].iter().map(|slot| (slot.chunk - first) / slab_bytes));
+        }
+    }
+    slabs
+}
+
+#[test]
+fn where_runs_are_short_caches_take_from_different_slabs() {
+    for size in [16, 100, 500] {
+        let slabs = slabs_by_cache(&mut Slots::new(Options::STRICT, size), 4);
+        for (number, slabs_of_one) in slabs.iter().enumerate() {
+            assert!(slabs_of_one.len() >= 3, "{size} bytes");
+            assert!(slabs[..number].iter().all(|others| others.is_disjoint(slabs_of_one)), "{size} bytes: {slabs:?}");
+        }
+    }
+}
+
+/// Otherwise a thousand threads would open slabs for each class that they use.
+#[test]
+fn many_caches_share_a_few_slabs() {
+    let mut slots = Slots::new(Options::STRICT, 100);
+    for cache in 0..100 {
+        let mut out = [OwnedSlot::NONE; 1];
+        let (class, ground, random, preferred) = slots.parts();
+        class.take(ground, state::FIRST_MARK + cache, random, preferred, &mut out).expect("memory");
+    }
+    assert_eq!(slots.class.open_count, 4);
 }
 
 /// How often a slot follows one in front of it at most eight slots away, among `count` that are taken together.
