@@ -186,12 +186,14 @@ pub(crate) fn fatal(reason: &str) -> ! {
     process::abort()
 }
 
-/// One line on standard error, at exit.
+/// One line on standard error, at exit or while the program runs, which goes on as if nothing had been; in signal handlers,
+/// too.
 #[cold]
+#[inline(never)]
 pub(crate) fn warn(message: &dyn fmt::Display) {
     let mut text = Text::<1024>::new();
     let _ = writeln!(text, "testudo: {message}");
-    process::write_all(libc::STDERR_FILENO, text.as_bytes());
+    process::write_and_go_on(libc::STDERR_FILENO, text.as_bytes());
 }
 
 /// Ends the process with status 1 before the program begins: an option is wrong.

@@ -243,16 +243,29 @@ fn handlers_are_content_with_an_alternate_stack_of_8_kib() {
     const LEFT: usize = 8192 - 3400;
     let folder = real::folder();
     let program = real::compile("c/alternate_stack.c", folder.path(), "program", &["-Wno-use-after-free"]);
-    for profile in ["default", "fuzz"] {
+    // With a profile that is written, and with one that cannot be: then the handler says why.
+    for (profile, written) in [("default", true), ("fuzz", true), ("default", false)] {
+        let wherever = if written { folder.path().to_path_buf() } else { folder.path().join("none") };
         let options = format!(
-            "profile={profile}:heap_profile_kb=16:heap_profile_signal=12:heap_profile_path={0}/profile:report_path={0}/report",
+            "profile={profile}:heap_profile_kb=16:heap_profile_signal=12:heap_profile_path={}/profile:report_path={}/report",
+            wherever.display(),
             folder.path().display()
         );
         let ended = real::to_the_end(&mut real::command(&program, folder.path(), Some(&options)));
         assert!(ended.status.success(), "{ended:?}");
         // Both did what they are there for.
-        assert!(ended.err().starts_with("testudo: write after free at 0x"), "{ended:?}");
-        assert!(["profile", "report"].iter().all(|file| folder.path().join(file).is_file()), "{ended:?}");
+        let lines = ended.err();
+        let mut lines = lines.lines();
+        if !written {
+            let why = lines.next().unwrap_or_default();
+            assert!(
+                why.starts_with("testudo: the heap profile cannot be written: there is no such folder"),
+                "{ended:?}"
+            );
+        }
+        assert!(lines.next().unwrap_or_default().starts_with("testudo: write after free at 0x"), "{ended:?}");
+        assert_eq!(wherever.join("profile").is_file(), written, "{ended:?}");
+        assert!(folder.path().join("report").is_file(), "{ended:?}");
         let text = ended.out();
         let used = |what: &str| {
             let number =

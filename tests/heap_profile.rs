@@ -143,6 +143,34 @@ fn a_signal_has_it_written_whatever_threads_are_about() {
 }
 
 #[test]
+fn a_signal_that_is_answered_by_no_profile_is_answered_by_a_line() {
+    let folder = real::folder();
+    let program = program(folder.path());
+    let ask = |path: &str| {
+        let options = format!("heap_profile_kb=512:heap_profile_signal=12:heap_profile_path={path}");
+        let ended = run(&program, folder.path(), &options, &["asks"]);
+        assert!(ended.status.success(), "{ended:?}");
+        ended.err()
+    };
+    let line = "testudo: the heap profile cannot be written: there is no such folder: /no/such/folder/%p-%n\n";
+    assert_eq!(ask("/no/such/folder/%p-%n"), line.repeat(2));
+    assert_eq!(ask(folder.path().join("profile").to_str().expect("text")), "");
+}
+
+#[test]
+fn the_line_that_nobody_reads_does_not_end_the_program() {
+    let folder = real::folder();
+    let program = program(folder.path());
+    let options = "heap_profile_kb=512:heap_profile_signal=12:heap_profile_path=/no/such/folder/profile";
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = real::command(&program, folder.path(), Some(options));
+    command.arg("asks").stdout(std::process::Stdio::null()).stderr(writer);
+    let status = real::end_of(real::start(&mut command), &command);
+    assert!(status.success(), "{status}");
+}
+
+#[test]
 fn pprof_opens_it_and_counts_the_same() {
     if !real::installed(&["go"]) {
         return;

@@ -31,14 +31,18 @@ fn files(folder: &Path) -> BTreeSet<String> {
     ended.out().lines().map(str::to_owned).collect()
 }
 
-/// What both the package and `testudo install` bring, below their prefix.
-const EVERYWHERE: [&str; 8] = [
-    "bin/testudo",
-    "include/testudo.h",
+/// Man pages that both bring, which Debian's policy wants compressed.
+const MAN_PAGES: [&str; 4] = [
     "share/man/man1/testudo.1",
     "share/man/man1/testudo-run.1",
     "share/man/man1/testudo-check.1",
     "share/man/man7/libtestudo.7",
+];
+
+/// What else both the package and `testudo install` bring, below their prefix.
+const EVERYWHERE: [&str; 4] = [
+    "bin/testudo",
+    "include/testudo.h",
     "share/bash-completion/completions/testudo",
     "share/fish/vendor_completions.d/testudo.fish",
 ];
@@ -74,7 +78,7 @@ fn install_puts_everything_below_the_prefix_and_prints_each_file() {
     let command = support::libtestudo().with_file_name("testudo");
     let said = succeeds(Command::new(&command).args(["install", "--prefix"]).arg(&prefix)).out();
     let there = files(&prefix);
-    for file in EVERYWHERE.iter().chain(&["lib/libtestudo.so", "lib/pkgconfig/testudo.pc"]) {
+    for file in EVERYWHERE.iter().chain(&MAN_PAGES).chain(&["lib/libtestudo.so", "lib/pkgconfig/testudo.pc"]) {
         assert!(there.contains(*file), "{file}: {there:?}");
     }
     let printed: BTreeSet<String> = said
@@ -136,6 +140,25 @@ fn unpacked() -> Option<TempDir> {
     Some(folder)
 }
 
+/// Removing the package says what comes of it where `/etc/ld.so.preload` names the library, and nothing elsewhere.
+fn warns_who_removes_it(package: &Path) {
+    let Some(root) = root::Root::new() else { return };
+    succeeds(Command::new("dpkg-deb").arg("-e").arg(package).arg(root.path().join("control")));
+    let says = |step: &str| {
+        let ended = root.run(&[], &["/bin/bash", "/control/prerm", step]);
+        assert!(ended.status.success(), "{ended:?}");
+        ended.err()
+    };
+    assert_eq!(says("remove"), "");
+    let file = root.path().join("etc/ld.so.preload");
+    fs::write(&file, "libanother.so\n/usr/lib/x86_64-linux-gnu/libtestudo.so\n").expect("a file");
+    let warnings = |text: &str| text.lines().filter(|line| line.starts_with("testudo: ")).count();
+    assert_eq!(warnings(&says("remove")), 3);
+    assert_eq!(warnings(&says("upgrade")), 0);
+    fs::write(&file, "libtestudo.so.of-another\n").expect("a file");
+    assert_eq!(warnings(&says("remove")), 0);
+}
+
 /// One test for all that can be said of the package, because building it takes long.
 #[test]
 fn the_debian_package_brings_everything_and_works_from_where_it_is_unpacked() {
@@ -149,9 +172,15 @@ fn the_debian_package_brings_everything_and_works_from_where_it_is_unpacked() {
         "share/zsh/vendor-completions/_testudo",
         "share/doc/testudo/copyright",
         "share/doc/testudo/SECURITY.md",
+        "share/doc/testudo/changelog.gz",
+        "share/doc/testudo/changelog.Debian.gz",
         "share/doc/testudo/examples/testudo.service.d.conf",
+        "share/doc/testudo/examples/ld.so.preload",
     ]) {
         assert!(there.contains(*file), "{file}: {there:?}");
+    }
+    for page in MAN_PAGES {
+        assert!(there.contains(&format!("{page}.gz")) && !there.contains(page), "{page}: {there:?}");
     }
     let command = usr.join("bin/testudo");
     let maps = succeeds(Command::new(&command).args(["run", "--", "cat", "/proc/self/maps"])).out();
@@ -159,12 +188,17 @@ fn the_debian_package_brings_everything_and_works_from_where_it_is_unpacked() {
     succeeds(Command::new(&command).args(["check", "--profile", "strict"]));
     links_by_pkg_config(&usr, &library, true);
 
-    let control = succeeds(Command::new("dpkg-deb").arg("-f").arg(folder.path().join("testudo.deb"))).out();
+    let package = folder.path().join("testudo.deb");
+    let control = succeeds(Command::new("dpkg-deb").arg("-f").arg(&package)).out();
     for line in ["Package: testudo", "Depends: libc6", "libgcc-s1"] {
         assert!(control.contains(line), "{control}");
     }
+    let changelog = fs::read_to_string(packaging("debian/changelog")).expect("a changelog");
+    let version = control.lines().find_map(|line| line.strip_prefix("Version: ")).expect("a version");
+    assert!(changelog.starts_with(&format!("testudo ({version}) ")), "{version} is not the changelog's: {changelog}");
+    warns_who_removes_it(&package);
     let Some(root) = root::Root::with_library() else { return };
-    succeeds(Command::new("dpkg-deb").arg("-x").arg(folder.path().join("testudo.deb")).arg(root.path()));
+    succeeds(Command::new("dpkg-deb").arg("-x").arg(&package).arg(root.path()));
     // What the package depends on: the command needs libgcc_s, the library does not.
     root.copy_libraries_of(&command);
     let words = ["/usr/bin/testudo", "run", "--", "grep", "-c", "libtestudo.so", "/proc/self/maps"];

@@ -433,8 +433,9 @@ pub(crate) fn write_heap_profile(path: Option<&CStr>) -> Result<(), HeapProfileE
 }
 
 extern "C" fn heap_profile_at_exit() {
-    if let Err(error) = write_heap_profile(None) {
-        report::warn(&format_args!("{error}: {}", heap(&Options::DEFAULT).options.heap_profile_path));
+    let profile = &heap(&Options::DEFAULT).heap_profile;
+    if let Err(error) = profile.write_to_own_path() {
+        profile.say_why_not(error);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::options::{FilePath, Options};
 use crate::os::lock::{Lock, RawLock};
 use crate::os::process;
 use crate::random::Random;
+use crate::report;
 use core::ffi::CStr;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -156,12 +157,9 @@ impl HeapProfile {
         if !self.is_on() {
             return Err(HeapProfileError::Off);
         }
-        let number = self.written.fetch_add(1, Ordering::Relaxed) + 1;
-        let name = self.path.expanded(process::process_number(), number);
-        match CStr::from_bytes_until_nul(name.as_bytes()) {
-            Ok(name) if !self.path.is_none() => self.write(name),
-            _ => Err(HeapProfileError::NoPath),
-        }
+        let written = self.write_next(&mut self.state.lock().table);
+        self.write_if_wanted();
+        written
     }
 
     /// Writes the profile from a signal handler, which may have interrupted anything: at once, or, where the profile is being
@@ -176,14 +174,32 @@ impl HeapProfile {
         while self.wanted.load(Ordering::Acquire) {
             let Some(mut state) = self.state.try_lock() else { return };
             if self.wanted.swap(false, Ordering::AcqRel) {
-                let number = self.written.fetch_add(1, Ordering::Relaxed) + 1;
-                let name = self.path.expanded(process::process_number(), number);
-                if let Ok(name) = CStr::from_bytes_until_nul(name.as_bytes()) {
-                    // Nobody is there to be told.
-                    let _ = write::write(name, self.mean, &mut state.table);
+                let outcome = self.write_next(&mut state.table);
+                drop(state);
+                if let Err(error) = outcome {
+                    self.say_why_not(error);
                 }
             }
         }
+    }
+
+    /// Writes the next of the files that the options name. Not inlined, like what says that it failed: a handler may have
+    /// little stack, and both have to find room there, but not at the same time.
+    #[inline(never)]
+    fn write_next(&self, table: &mut Table) -> Result<(), HeapProfileError> {
+        let number = self.written.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = self.path.expanded(process::process_number(), number);
+        match CStr::from_bytes_until_nul(name.as_bytes()) {
+            Ok(name) if !self.path.is_none() => write::write(name, self.mean, table).map_err(HeapProfileError::File),
+            _ => Err(HeapProfileError::NoPath),
+        }
+    }
+
+    /// One line on standard error for each profile that was asked for and is not there, where nobody takes an error.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn say_why_not(&self, error: HeapProfileError) {
+        report::warn(&format_args!("{error}: {}", self.path));
     }
 
     /// After a fork, in the child: its profile goes on from its parent's, but signals to the parent are not the child's.

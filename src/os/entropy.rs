@@ -1,5 +1,6 @@
 //! The seed of all randomness.
 
+use super::file;
 use super::process::Errno;
 
 /// Neither `getrandom` nor `/dev/urandom` gave bytes.
@@ -31,14 +32,9 @@ fn fill_from_call(seed: &mut [u8; 32]) -> Result<(), NoEntropy> {
 }
 
 fn fill_from_device(seed: &mut [u8; 32]) -> Result<(), NoEntropy> {
-    // SAFETY: a constant, terminated path; the descriptor is closed below.
-    let descriptor = unsafe { libc::open(c"/dev/urandom".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if descriptor < 0 {
-        return Err(NoEntropy);
+    let whole = seed.len();
+    match file::read(c"/dev/urandom", seed) {
+        Some(read) if read.len() == whole => Ok(()),
+        _ => Err(NoEntropy),
     }
-    // SAFETY: `seed` is writable for its length.
-    let count = unsafe { libc::read(descriptor, seed.as_mut_ptr().cast(), seed.len()) };
-    // SAFETY: opened above.
-    unsafe { libc::close(descriptor) };
-    if usize::try_from(count) == Ok(seed.len()) { Ok(()) } else { Err(NoEntropy) }
 }

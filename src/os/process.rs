@@ -119,36 +119,86 @@ pub(crate) fn yield_now() {
     unsafe { libc::sched_yield() };
 }
 
+/// The set of one signal: that of a write whose reader has gone.
+fn broken_pipe() -> libc::sigset_t {
+    // SAFETY: a plain structure, filled in by the calls.
+    unsafe {
+        let mut set = core::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGPIPE);
+        set
+    }
+}
+
 /// Writes to a descriptor, never waiting for a reader: a full pipe drops the rest, because a process
 /// that must die may not hang on its own obituary.
 ///
 /// Only for a process that is about to end: SIGPIPE stays blocked, because the signal of a reader that has gone must
 /// not take the place of the one that says why.
-pub(crate) fn write_all(descriptor: i32, mut bytes: &[u8]) {
+pub(crate) fn write_all(descriptor: i32, bytes: &[u8]) {
     let _errno = Errno::keep();
+    let pipe = broken_pipe();
     // SAFETY: a valid signal set; the mask is this thread's own.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, core::ptr::null_mut()) };
+    write_without_waiting(descriptor, bytes);
+}
+
+/// The same in a process that goes on, which a reader that has gone must not end: nothing of the SIGPIPE is left, neither
+/// blocked nor pending.
+pub(crate) fn write_and_go_on(descriptor: i32, bytes: &[u8]) {
+    const SET_BYTES: usize = size_of::<u64>();
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let _errno = Errno::keep();
+    let pipe = broken_pipe();
+    // SAFETY: valid signal sets; the mask is this thread's own, and so is the signal of its own write.
     unsafe {
-        let mut pipe: libc::sigset_t = core::mem::zeroed();
-        libc::sigemptyset(&raw mut pipe);
-        libc::sigaddset(&raw mut pipe, libc::SIGPIPE);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, core::ptr::null_mut());
+        let mut before = core::mem::zeroed();
+        let mut pending = core::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, &raw mut before);
+        libc::sigpending(&raw mut pending);
+        write_without_waiting(descriptor, bytes);
+        // One that was pending before is the program's.
+        if libc::sigismember(&raw const pending, libc::SIGPIPE) == 0 {
+            let nothing = core::ptr::null_mut::<libc::siginfo_t>();
+            libc::syscall(libc::SYS_rt_sigtimedwait, &raw const pipe, nothing, &raw const at_once, SET_BYTES);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut());
     }
+}
+
+/// Writes what the reader takes. By bare system calls: glibc's own would end a thread that has been cancelled here, in the
+/// middle of its report, and the process would live on.
+fn write_without_waiting(descriptor: i32, mut bytes: &[u8]) {
     while !bytes.is_empty() {
-        let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
-        // SAFETY: one valid pollfd. Up to 100 ms are given to a slow reader.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, 100) };
-        if ready != 1 || poll.revents & libc::POLLOUT == 0 {
+        if !takes_more(descriptor) {
             return;
         }
         // A pipe that polls writable takes at least 512 bytes (PIPE_BUF) without waiting.
         let part = bytes.len().min(512);
         // SAFETY: the buffer is valid for `part` bytes.
-        let written = unsafe { libc::write(descriptor, bytes.as_ptr().cast(), part) };
+        let written = unsafe { libc::syscall(libc::SYS_write, descriptor, bytes.as_ptr(), part) };
         match usize::try_from(written) {
             Ok(0) | Err(_) => return,
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
         }
     }
+}
+
+/// Whether a descriptor can be written to; up to 100 ms are given to a slow reader.
+fn takes_more(descriptor: i32) -> bool {
+    let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
+    // The call that a sandbox expects of the C library.
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: one valid pollfd.
+    let ready = unsafe { libc::syscall(libc::SYS_poll, &raw mut poll, 1, 100) };
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: one valid pollfd and a valid time; the mask stays as it is.
+    let ready = unsafe {
+        let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let same_mask = core::ptr::null::<libc::sigset_t>();
+        libc::syscall(libc::SYS_ppoll, &raw mut poll, 1, &raw const time, same_mask, size_of::<u64>())
+    };
+    ready == 1 && poll.revents & libc::POLLOUT != 0
 }
 
 /// Ends the process by SIGABRT, whatever handlers or masks the program has set.

@@ -1,4 +1,6 @@
-/* A double free in a program that, by argv[1], ignores, blocks or handles SIGABRT. */
+/* A double free in a program that, by argv[1], ignores, blocks or handles SIGABRT; or in a thread that has been cancelled, and
+   ends where it next waits. */
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +10,18 @@ static void (*volatile release)(void *) = free;
 
 static void returning(int signal) {
     (void)signal;
+}
+
+static void free_twice(void) {
+    char *chunk = malloc(24);
+    release(chunk);
+    release(chunk);
+}
+
+static void *cancelled(void *unused) {
+    pthread_cancel(pthread_self());
+    free_twice();
+    return unused;
 }
 
 int main(int argc, char **argv) {
@@ -21,9 +35,11 @@ int main(int argc, char **argv) {
         sigprocmask(SIG_BLOCK, &set, NULL);
     if (strcmp(how, "handled") == 0)
         signal(SIGABRT, returning);
-    char *chunk = malloc(24);
-    release(chunk);
-    release(chunk);
+    pthread_t thread;
+    if (strcmp(how, "cancelled") == 0)
+        pthread_create(&thread, NULL, cancelled, NULL), pthread_join(thread, NULL);
+    else
+        free_twice();
     puts("survived");
     return 0;
 }

@@ -1,8 +1,9 @@
 //! A report that nobody can or will read must not keep a corrupted process alive.
 
 use std::fs::File;
-use std::io::{ErrorKind, PipeReader, PipeWriter, Write};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Seek, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -114,4 +115,24 @@ fn the_process_stops_when_it_ignores_blocks_or_handles_sigabrt() {
         assert_eq!(ended.out(), "", "{how}");
         assert!(ended.err().starts_with("testudo: double free at 0x"), "{how}: {ended:?}");
     }
+}
+
+/// Waiting for a reader and writing are where glibc ends a thread that has been cancelled: the process would go on. So is
+/// opening the file that `testudo run` asks for a copy in.
+#[test]
+fn the_process_stops_when_the_thread_has_been_cancelled() {
+    let (_folder, mut command) = double_free("cancelled");
+    let mut copy = tempfile::tempfile().expect("a file");
+    let metadata = copy.metadata().expect("metadata");
+    let descriptor = copy.as_raw_fd();
+    let name = format!("{}:{}:/proc/{}/fd/{descriptor}", metadata.dev(), metadata.ino(), std::process::id());
+    let ended = real::to_the_end(command.env("TESTUDO_REPORT_COPY", name));
+    assert_aborted(ended.status);
+    assert_eq!(ended.out(), "", "{ended:?}");
+    let report = ended.err();
+    assert!(report.starts_with("testudo: double free at 0x") && report.contains("\n  found here:\n"), "{report}");
+    let mut copied = String::new();
+    copy.rewind().expect("rewinds");
+    copy.read_to_string(&mut copied).expect("text");
+    assert_eq!(copied, report);
 }
