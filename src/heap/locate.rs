@@ -169,19 +169,18 @@ impl Core {
         let start = region.chunk(slot.index, class.stride());
         let not_a_chunk = |detail| Violation::new(Kind::NotAChunk, operation, chunk, detail);
         match slot.state.load(Ordering::Acquire) {
-            state::LIVE | state::RECORDED => {}
+            state::LIVE | state::RECORDED => self.locate_live(region, class, slot, chunk, operation),
             state::RESIZING => {
                 let detail = "another thread is resizing the chunk at this moment";
-                return Err(Violation::new(Kind::DoubleFree, operation, chunk, detail).chunk(class.capacity(), None));
+                Err(Violation::new(Kind::DoubleFree, operation, chunk, detail).chunk(class.capacity(), None))
             }
-            state::UNSEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
-            // Freed at least once, or lying ready for the first time.
-            state::SEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
+            // Never sealed yet, or freed at least once or lying ready for the first time.
+            state::UNSEALED | state::SEALED => Err(not_a_chunk("the slot at this address is not allocated")),
             _ => {
                 let header = checksum::read(start);
                 let fields = header.fields();
                 let known = self.seal.expected(start, fields) == header.checksum() && !fields.is_allocated();
-                return Err(match fields.origin() {
+                Err(match fields.origin() {
                     Some(origin) if known && over_aligned(start, fields) == chunk => {
                         Violation::new(Kind::Freed, operation, chunk, "the chunk was given back before")
                             .chunk(fields.size(), Some(origin))
@@ -195,9 +194,23 @@ impl Core {
                     )
                     .chunk(class.capacity(), None),
                     _ => not_a_chunk("the address lies inside a slot that is not allocated"),
-                });
+                })
             }
         }
+    }
+
+    /// The chunk of a slot whose state byte said that it is live. What contradicts that is damage, unless the byte says something
+    /// else by now.
+    fn locate_live<'a>(
+        &self,
+        region: &'a Region,
+        class: ClassId,
+        slot: Slot<'a>,
+        chunk: usize,
+        operation: Operation,
+    ) -> Result<Small<'a>, Violation> {
+        let start = region.chunk(slot.index, class.stride());
+        let not_a_chunk = |detail| Violation::new(Kind::NotAChunk, operation, chunk, detail);
         let header = checksum::read(start);
         let fields = header.fields();
         let expected = self.seal.checksum(start, fields.0);
@@ -353,6 +366,29 @@ mod tests {
             byte.store(now, Ordering::Relaxed);
             assert_eq!(locate(&heap, chunk), Ok(()), "state {now}");
         }
+    }
+
+    /// Its state byte is taken to have said that it was live a moment ago.
+    #[test]
+    fn what_another_thread_gives_back_between_two_looks_is_freed_twice_and_not_damaged() {
+        let heap = heap();
+        let arena = &heap.core().arena;
+        let slot = |chunk| arena.own_region(chunk).own_slot(chunk);
+        let kind = |chunk| {
+            let region = arena.own_region(chunk);
+            let found = heap.core().locate_live(region, region.own_class(), slot(chunk), chunk, Operation::Free);
+            found.map(|_| ()).expect_err("something is wrong").kind
+        };
+        // The header is that of a freed chunk by now.
+        let chunk = allocate(&heap, 100, 16);
+        free(&heap, chunk, 100, 16);
+        assert_eq!(kind(chunk), Kind::DoubleFree);
+        // The header is not changed yet, but what lay behind the chunk is wiped.
+        let chunk = allocate(&heap, 100, 16);
+        flip(chunk + 100);
+        assert_eq!(kind(chunk), Kind::Overflow);
+        slot(chunk).state.store(state::FIRST_MARK, Ordering::Relaxed);
+        assert_eq!(kind(chunk), Kind::DoubleFree);
     }
 
     #[test]
