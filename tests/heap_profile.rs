@@ -220,22 +220,7 @@ fn recorded_chunks_keep_every_promise_of_a_private_heap() {
             assert_eq!(heap.deallocate(inside, layout(64_984)).expect_err("found").kind, Kind::NotAChunk);
         }
     }
-    let folder = real::folder();
-    let file = folder.path().join("profile");
-    let path = std::ffi::CString::new(file.to_str().expect("text")).expect("no zero");
-    let recorded = |expected: u64| {
-        heap.write_heap_profile(&path).expect("written");
-        let text = fs::read_to_string(&file).expect("a file");
-        let lines = text.lines().skip_while(|line| *line != "samples").skip(1).take_while(|line| *line != "mappings");
-        let live: u64 = lines
-            .map(|line| {
-                let numbers: Vec<u64> = line.split(' ').take(5).map(|word| word.parse().expect("a number")).collect();
-                numbers[1] - numbers[3]
-            })
-            .sum();
-        assert_eq!(live, expected, "{text}");
-    };
-    recorded(50);
+    assert_eq!(recorded(&heap), 50);
     // SAFETY: a live chunk; the byte behind it is the mistake.
     unsafe {
         let behind = chunks[0].add(65_000);
@@ -253,7 +238,57 @@ fn recorded_chunks_keep_every_promise_of_a_private_heap() {
             assert_eq!(heap.deallocate(chunk, layout(64_990)).expect_err("found").what(), "double free");
         }
     }
-    recorded(1);
+    assert_eq!(recorded(&heap), 1);
+}
+
+/// How many live chunks the heap's profile has.
+fn recorded(heap: &Heap) -> u64 {
+    let folder = real::folder();
+    let file = folder.path().join("profile");
+    let path = std::ffi::CString::new(file.to_str().expect("text")).expect("no zero");
+    heap.write_heap_profile(&path).expect("written");
+    let text = fs::read_to_string(&file).expect("a file");
+    let lines = text.lines().skip_while(|line| *line != "samples").skip(1).take_while(|line| *line != "mappings");
+    lines
+        .map(|line| {
+            let numbers: Vec<u64> = line.split(' ').take(5).map(|word| word.parse().expect("a number")).collect();
+            numbers[1] - numbers[3]
+        })
+        .sum()
+}
+
+/// In slots, aligned in slots, in mappings, and guarded; in the slot that a freed one comes back to, too.
+#[test]
+fn chunks_of_every_kind_are_recorded_until_they_are_given_back() {
+    const COUNT: u64 = 20;
+    for (sample_rate, size, align) in [(0, 65_000, 16), (0, 60_000, 4096), (0, 300_000, 16), (1, 65_000, 16)] {
+        let heap = Heap::new(Options { heap_profile_kb: 1, sample_rate, ..Options::STRICT }).expect("a heap");
+        let layout = Layout::from_size_align(size, align).expect("a layout");
+        for _ in 0..3 {
+            let chunks: Vec<_> = (0..COUNT).map(|_| heap.allocate(layout).expect("memory")).collect();
+            assert_eq!(recorded(&heap), COUNT, "{layout:?}");
+            for chunk in chunks {
+                // SAFETY: a live chunk of this layout, not used again.
+                unsafe { heap.deallocate(chunk, layout) }.expect("a correct free");
+            }
+            assert_eq!(recorded(&heap), 0, "{layout:?}");
+        }
+    }
+}
+
+#[test]
+fn a_large_chunk_that_grows_is_recorded_once_where_it_is_now() {
+    let heap = recording();
+    let chunk = heap.allocate(layout(300_000)).expect("memory");
+    // SAFETY: a live chunk each time, whose old address is forgotten.
+    unsafe {
+        let grown = heap.reallocate(chunk, layout(300_000), 3_000_000).expect("memory");
+        assert_eq!(recorded(&heap), 1);
+        let shrunk = heap.reallocate(grown, layout(3_000_000), 400_000).expect("memory");
+        assert_eq!(recorded(&heap), 1);
+        heap.deallocate(shrunk, layout(400_000)).expect("a correct free");
+    }
+    assert_eq!(recorded(&heap), 0);
 }
 
 #[test]

@@ -106,6 +106,40 @@ fn under_a_limit_a_large_chunk_grows_into_what_is_idle_or_kept() {
     }
 }
 
+/// As it was, and with what it held.
+#[test]
+fn a_large_chunk_that_may_not_grow_stays_where_it_is() {
+    for (options, new) in [
+        (Options { heap_limit_mb: LIMIT_MB, ..Options::DEFAULT }, (LIMIT_MB as usize + 1) << 20),
+        (Options { max_alloc_mb: 1, ..Options::DEFAULT }, 2 << 20),
+        (Options::DEFAULT, isize::MAX as usize - (1 << 31)),
+    ] {
+        let heap = heap(options);
+        let chunk = allocate(&heap, 500_000);
+        // SAFETY: a live chunk, so long, whose old address is used only where it was not moved.
+        unsafe {
+            chunk.as_ptr().write_bytes(7, 500_000);
+            assert_eq!(heap.reallocate(chunk, layout(500_000), new), Err(AllocateError::OutOfMemory));
+            let bytes = core::slice::from_raw_parts(chunk.as_ptr(), 500_000);
+            assert!(bytes.iter().all(|&byte| byte == 7));
+        }
+        free(&heap, chunk, 500_000);
+    }
+}
+
+#[test]
+fn under_a_limit_over_aligned_chunks_are_refused_when_neither_slot_nor_mapping_is_to_be_had() {
+    let heap = limited();
+    let aligned = |size| heap.allocate(Layout::from_size_align(size, 256).expect("a layout"));
+    let mut count = 0;
+    while aligned(2000).is_ok() {
+        count += 1;
+    }
+    assert!(count > 500, "{count}");
+    assert_eq!(aligned(1000), Err(AllocateError::OutOfMemory));
+    assert_eq!(heap.check(), Ok(()));
+}
+
 #[test]
 fn under_a_limit_a_class_gets_what_is_kept_of_large_chunks() {
     let untouched = fill(&limited(), 100).len();

@@ -236,3 +236,27 @@ fn the_release_interval_says_how_long_mappings_are_kept() {
     assert!(kept_after(KEPT_FOR_EVER) > 0);
     assert!(kept_after(Options { release_interval_ms: i32::MAX, ..Options::DEFAULT }) > 0);
 }
+
+/// More freed chunks than there are places for, though they are few bytes: those that were freed first make room.
+#[test]
+fn where_places_run_out_the_first_to_come_are_the_first_to_go() {
+    let large = Large::new(NOTHING_KEPT);
+    let chunks: Vec<usize> = (0..5000).map(|_| large.allocate(16)).collect();
+    for &chunk in &chunks {
+        assert!(large.release(chunk));
+        assert!(large.is_known_as_freed(chunk));
+    }
+    let known = chunks.iter().filter(|&&chunk| large.is_known_as_freed(chunk)).count();
+    assert!((1000..5000).contains(&known), "{known}");
+    assert!(chunks[5000 - known..].iter().all(|&chunk| large.is_known_as_freed(chunk)), "the last ones are");
+    for options in [KEPT_FOR_EVER, Options { ration_large: false, ..KEPT_FOR_EVER }] {
+        let large = Large::new(options);
+        let chunks: Vec<usize> = (0..400).map(|_| large.allocate(300_000)).collect();
+        for chunk in chunks {
+            bytes(chunk, 300_000)[0] = 1;
+            assert!(large.release(chunk));
+        }
+        let kept = large.kept();
+        assert!(kept >= 300_000 && kept < 400 * 300_000, "{kept}");
+    }
+}
