@@ -49,10 +49,10 @@ impl Guarded {
             match seen {
                 state::LIVE if chunk.address == address => {
                     let held = state::HELD;
-                    if entry.state.compare_exchange_weak(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                        if let Some(held) = Held::confirmed(entry, slot, address) {
-                            return Ok(held);
-                        }
+                    if entry.state.compare_exchange_weak(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                        && let Some(held) = Held::confirmed(entry, slot, address)
+                    {
+                        return Ok(held);
                     }
                 }
                 state::LIVE if inside => {
