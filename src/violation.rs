@@ -202,3 +202,40 @@ impl fmt::Display for Violation {
 }
 
 impl core::error::Error for Violation {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Operation, Violation};
+
+    #[test]
+    fn a_report_begins_with_the_rule_that_was_broken_and_by_what() {
+        for (kind, operation, words) in [
+            (Kind::DoubleFree, Operation::Allocate, "double free"),
+            (Kind::Freed, Operation::Free, "double free"),
+            (Kind::Freed, Operation::Reallocate, "realloc of a freed chunk"),
+            (Kind::Freed, Operation::UsableSize, "malloc_usable_size of a freed chunk"),
+            (Kind::NotAChunk, Operation::Free, "invalid free"),
+            (Kind::NotAChunk, Operation::Reallocate, "invalid realloc"),
+            (Kind::NotAChunk, Operation::UsableSize, "invalid malloc_usable_size"),
+            (Kind::Overflow, Operation::Read, "buffer overflow by a read"),
+            (Kind::Overflow, Operation::Write, "buffer overflow by a write"),
+            (Kind::Overflow, Operation::Check, "buffer overflow"),
+            (Kind::Underflow, Operation::Read, "buffer underflow by a read"),
+            (Kind::Underflow, Operation::Write, "buffer underflow by a write"),
+            (Kind::UseAfterFree, Operation::Read, "read after free"),
+            (Kind::UseAfterFree, Operation::Write, "write after free"),
+            (Kind::ZeroSized, Operation::Read, "read of a zero-sized chunk"),
+            (Kind::ZeroSized, Operation::Write, "write to a zero-sized chunk"),
+            (Kind::CorruptHeader, Operation::Free, "corrupted chunk header"),
+            (Kind::WriteAfterFree, Operation::Allocate, "write after free"),
+            (Kind::Mismatch, Operation::Free, "mismatched deallocation"),
+            (Kind::WrongSize, Operation::Free, "wrong size"),
+            (Kind::WrongAlignment, Operation::Free, "wrong alignment"),
+        ] {
+            let violation = Violation::new(kind, operation, 0x1230, "");
+            assert_eq!(violation.what(), words, "{kind:?} by {operation:?}");
+            assert_eq!(violation.to_string(), format!("{words} at 0x1230 (not a chunk of this heap)"));
+            assert_eq!(violation.chunk(9, None).to_string(), format!("{words} at 0x1230 (slot of 9 bytes)"));
+        }
+    }
+}

@@ -41,9 +41,13 @@ fn refused_to_start(ended: &real::Ended) -> bool {
 }
 
 fn the_contract_holds_without(kinds: &str) {
+    the_contract_holds_in(&["profile=default", "profile=strict", "profile=fast"], kinds);
+}
+
+fn the_contract_holds_in(profiles: &[&str], kinds: &str) {
     let folder = real::folder();
     let program = real::compile("c/faults.c", folder.path(), "program", &["-rdynamic"]);
-    for profile in ["profile=default", "profile=strict", "profile=fast"] {
+    for profile in profiles {
         let sound = run(&program, folder.path(), profile, kinds, 0, 0);
         let total = calls(&sound).unwrap_or_else(|| panic!("{profile}: without faults: {sound:?}"));
         assert!(total >= 8, "{profile}: the program makes {total} calls only");
@@ -84,6 +88,12 @@ fn the_contract_holds_when_mremap_is_refused() {
 #[test]
 fn the_contract_holds_when_munmap_is_refused() {
     the_contract_holds_without("u");
+}
+
+/// Guarded slots are opened and closed by system calls of their own.
+#[test]
+fn the_contract_holds_where_many_chunks_are_guarded_when_everything_is_refused() {
+    the_contract_holds_in(&["profile=default:sample_rate=3"], "mparu");
 }
 
 #[test]

@@ -127,8 +127,8 @@ fn an_overflow_by_one_byte_faults_in_seven_of_eight() {
     let all = ends("overflow.c", "behind_by_1_A", Side::Bug, (10, 20), EXACT);
     for &size in EXACT.iter().filter(|&&size| size % 4096 != 0) {
         let faults = all.iter().filter(|child| child.size == size && child.ended == Ended::Signal(11)).count();
-        // Expected 175 of 200; 150 or fewer happen once in 10^6.
-        assert!((150..200).contains(&faults), "{size} bytes: {faults} of 200 fault at the access");
+        // Expected 175 of 200; fewer than 140, or all, happen once in 10^10.
+        assert!((140..200).contains(&faults), "{size} bytes: {faults} of 200 fault at the access");
     }
 }
 
@@ -138,7 +138,8 @@ fn an_underflow_faults_in_one_of_eight() {
     let all = ends("overflow.c", "in_front_by_2_A", Side::Bug, (10, 20), SOME);
     for &size in SOME {
         let faults = all.iter().filter(|child| child.size == size && child.ended == Ended::Signal(11)).count();
-        assert!((5..55).contains(&faults), "{size} bytes: {faults} of 200 fault at the access");
+        // Expected 25 of 200; fewer than 2, or 65 and more, happen once in 10^10.
+        assert!((2..65).contains(&faults), "{size} bytes: {faults} of 200 fault at the access");
     }
 }
 

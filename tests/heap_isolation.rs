@@ -149,7 +149,7 @@ fn in_child(work: impl FnOnce() -> bool) -> i32 {
         assert!(child >= 0, "fork");
         if child == 0 {
             // A child that waits for a lock for ever fails the test instead of hanging it.
-            libc::alarm(60);
+            libc::alarm(800);
             libc::_exit(i32::from(!work()));
         }
         let mut status = 0;

@@ -48,7 +48,8 @@ fn held(profile: &Path, value: &str) -> HashMap<String, f64> {
     held
 }
 
-/// Holds an estimate against the truth. The chance that a correct one is off by a fifth is below 10^-5 for what is asked here.
+/// Holds an estimate against the truth. With at least 1,200 samples, as here, the chance that a correct one is off by a fifth is
+/// below 10^-11.
 fn near(held: &HashMap<String, f64>, function: &str, expected: f64) {
     let found = held.get(function).copied().unwrap_or_default();
     assert!((found / expected - 1.0).abs() < 0.2, "{function}: {found}, not {expected}, in {held:?}");
@@ -70,7 +71,7 @@ fn at_exit(folder: &Path, profile: &str, interval: u32, arguments: &[&str]) -> P
 fn a_profile_at_exit_tells_what_is_live_and_what_was_allocated_where() {
     for profile in ["", "profile=strict:", "profile=fast:", "profile=fuzz:guarded_slots=64:fill_pattern=0:"] {
         let folder = real::folder();
-        let file = at_exit(folder.path(), profile, 32, &["run", "check"]);
+        let file = at_exit(folder.path(), profile, 16, &["run", "check"]);
         let live = held(&file, "inuse_space");
         near(&live, "keeps_small", 40e6);
         near(&live, "keeps_large", 20.0 * 1048576.0);
@@ -247,22 +248,7 @@ fn recorded_chunks_keep_every_promise_of_a_private_heap() {
             assert_eq!(heap.deallocate(inside, layout(64_984)).expect_err("found").kind, Kind::NotAChunk);
         }
     }
-    let folder = real::folder();
-    let file = folder.path().join("profile");
-    let path = std::ffi::CString::new(file.to_str().expect("text")).expect("no zero");
-    let recorded = |expected: u64| {
-        heap.write_heap_profile(&path).expect("written");
-        let text = fs::read_to_string(&file).expect("a file");
-        let lines = text.lines().skip_while(|line| *line != "samples").skip(1).take_while(|line| *line != "mappings");
-        let live: u64 = lines
-            .map(|line| {
-                let numbers: Vec<u64> = line.split(' ').take(5).map(|word| word.parse().expect("a number")).collect();
-                numbers[1] - numbers[3]
-            })
-            .sum();
-        assert_eq!(live, expected, "{text}");
-    };
-    recorded(50);
+    assert_eq!(recorded(&heap), 50);
     // SAFETY: a live chunk; the byte behind it is the mistake.
     unsafe {
         let behind = chunks[0].add(65_000);
@@ -280,7 +266,57 @@ fn recorded_chunks_keep_every_promise_of_a_private_heap() {
             assert_eq!(heap.deallocate(chunk, layout(64_990)).expect_err("found").what(), "double free");
         }
     }
-    recorded(1);
+    assert_eq!(recorded(&heap), 1);
+}
+
+/// How many live chunks the heap's profile has.
+fn recorded(heap: &Heap) -> u64 {
+    let folder = real::folder();
+    let file = folder.path().join("profile");
+    let path = std::ffi::CString::new(file.to_str().expect("text")).expect("no zero");
+    heap.write_heap_profile(&path).expect("written");
+    let text = fs::read_to_string(&file).expect("a file");
+    let lines = text.lines().skip_while(|line| *line != "samples").skip(1).take_while(|line| *line != "mappings");
+    lines
+        .map(|line| {
+            let numbers: Vec<u64> = line.split(' ').take(5).map(|word| word.parse().expect("a number")).collect();
+            numbers[1] - numbers[3]
+        })
+        .sum()
+}
+
+/// In slots, aligned in slots, in mappings, and guarded; in the slot that a freed one comes back to, too.
+#[test]
+fn chunks_of_every_kind_are_recorded_until_they_are_given_back() {
+    const COUNT: u64 = 20;
+    for (sample_rate, size, align) in [(0, 65_000, 16), (0, 60_000, 4096), (0, 300_000, 16), (1, 65_000, 16)] {
+        let heap = Heap::new(Options { heap_profile_kb: 1, sample_rate, ..Options::STRICT }).expect("a heap");
+        let layout = Layout::from_size_align(size, align).expect("a layout");
+        for _ in 0..3 {
+            let chunks: Vec<_> = (0..COUNT).map(|_| heap.allocate(layout).expect("memory")).collect();
+            assert_eq!(recorded(&heap), COUNT, "{layout:?}");
+            for chunk in chunks {
+                // SAFETY: a live chunk of this layout, not used again.
+                unsafe { heap.deallocate(chunk, layout) }.expect("a correct free");
+            }
+            assert_eq!(recorded(&heap), 0, "{layout:?}");
+        }
+    }
+}
+
+#[test]
+fn a_large_chunk_that_grows_is_recorded_once_where_it_is_now() {
+    let heap = recording();
+    let chunk = heap.allocate(layout(300_000)).expect("memory");
+    // SAFETY: a live chunk each time, whose old address is forgotten.
+    unsafe {
+        let grown = heap.reallocate(chunk, layout(300_000), 3_000_000).expect("memory");
+        assert_eq!(recorded(&heap), 1);
+        let shrunk = heap.reallocate(grown, layout(3_000_000), 400_000).expect("memory");
+        assert_eq!(recorded(&heap), 1);
+        heap.deallocate(shrunk, layout(400_000)).expect("a correct free");
+    }
+    assert_eq!(recorded(&heap), 0);
 }
 
 #[test]

@@ -122,6 +122,23 @@ fn what_lies_in_front_is_canary_and_checked() {
     }
 }
 
+/// In `fuzz`, where every overflow should fault; elsewhere it would cost a mapping.
+#[test]
+fn what_is_too_long_for_a_guarded_slot_has_a_mapping_where_every_chunk_is_guarded_and_nowhere_else() {
+    const LONGEST: usize = 65_536;
+    let mapped = |options: Options, size: usize| {
+        let heap = Heap::new(options).expect("a heap");
+        for _ in 0..20 {
+            heap.allocate(layout(size, 16)).expect("memory");
+        }
+        heap.stats().large_chunks
+    };
+    assert_eq!(mapped(Options::FUZZ, LONGEST + 1), 20);
+    assert_eq!(mapped(Options::FUZZ, LONGEST), 0);
+    assert_eq!(mapped(Options { guarded_slots: 1, ..Options::FUZZ }, LONGEST), 0, "there is no slot left");
+    assert_eq!(mapped(Options { sample_rate: 2, ..Options::FUZZ }, LONGEST + 1), 0);
+}
+
 #[test]
 fn a_slot_comes_back_late() {
     let heap = Heap::new(Options { guarded_slots: 100, ..Options::FUZZ }).expect("a heap");

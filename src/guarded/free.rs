@@ -10,13 +10,23 @@ use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
 
 /// A live chunk that nobody else can take back while this exists.
-struct Held<'a> {
+pub(super) struct Held<'a> {
     entry: &'a Entry,
     slot: usize,
     chunk: Chunk,
 }
 
-impl Held<'_> {
+impl<'a> Held<'a> {
+    /// The chunk in a slot that is held. `None`, and nobody holds it, where what was read before was about a chunk that was given back
+    /// since, and the slot used again.
+    pub(super) fn confirmed(entry: &'a Entry, slot: usize, address: usize) -> Option<Self> {
+        let chunk = entry.chunk().filter(|chunk| chunk.address == address);
+        if chunk.is_none() {
+            entry.state.store(state::LIVE, Ordering::Release);
+        }
+        chunk.map(|chunk| Self { entry, slot, chunk })
+    }
+
     fn let_go(self) {
         self.entry.state.store(state::LIVE, Ordering::Release);
     }
@@ -39,12 +49,10 @@ impl Guarded {
             match seen {
                 state::LIVE if chunk.address == address => {
                     let held = state::HELD;
-                    if entry.state.compare_exchange_weak(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                        // What was read before may be about a chunk that was given back since, and the slot used again.
-                        if let Some(chunk) = entry.chunk().filter(|chunk| chunk.address == address) {
-                            return Ok(Held { entry, slot, chunk });
-                        }
-                        entry.state.store(state::LIVE, Ordering::Release);
+                    if entry.state.compare_exchange_weak(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+                        && let Some(held) = Held::confirmed(entry, slot, address)
+                    {
+                        return Ok(held);
                     }
                 }
                 state::LIVE if inside => {

@@ -19,10 +19,8 @@ impl Guarded {
     }
 
     fn history_of(&self, slot: usize, entry: &Entry) -> History {
-        match self.table.kept(slot, &self.depot) {
-            Some(kept) => entry.history(kept),
-            None => History { allocated: None, freed: None },
-        }
+        let nobody = History { allocated: None, freed: None };
+        self.table.kept(slot, &self.depot).map_or(nobody, |kept| entry.history(kept))
     }
 
     fn nearest(&self, address: usize) -> Option<(usize, &Entry, Chunk)> {

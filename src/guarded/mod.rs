@@ -240,3 +240,6 @@ impl Guarded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,6 +149,19 @@ mod tests {
         free(&heap, kept);
     }
 
+    /// What a freed slot holds is then only what the program has left there; its header is looked at all the same.
+    #[test]
+    fn where_freed_chunks_are_not_zeroed_what_stands_in_them_is_no_damage() {
+        let heap = heap(Options::FAST);
+        let chunk = allocate(&heap);
+        // SAFETY: a live chunk.
+        unsafe { chunk.as_ptr().write_bytes(0x77, LAYOUT.size()) };
+        free(&heap, chunk);
+        // SAFETY: a free slot of the heap's.
+        assert_eq!(unsafe { chunk.as_ptr().read_volatile() }, 0x77);
+        found_and_forgotten(&heap, chunk, -8, Kind::WriteAfterFree);
+    }
+
     /// A slot that was never handed out has a header once the slot in front of it is: that is its canary.
     #[test]
     fn the_audit_finds_damage_to_the_header_of_a_slot_that_was_never_handed_out() {

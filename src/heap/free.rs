@@ -166,6 +166,17 @@ impl Core {
         }
         let located = self.locate(chunk, Operation::Free)?;
         located.check_demand(chunk, &demand, self.options.mismatch)?;
+        self.free_located::<P>(cache, chunk, located)
+    }
+
+    /// Takes a chunk back that was found and verified; another thread may have done so since.
+    #[inline(always)]
+    fn free_located<P: Protections>(
+        &self,
+        cache: &mut ThreadCache,
+        chunk: usize,
+        located: Located<'_>,
+    ) -> Result<(), Violation> {
         match located {
             Located::Small(small) => {
                 let Small { region, class, slot, start, fields } = small;
@@ -347,6 +358,7 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use super::super::allocate::Failure;
     use super::super::core::{Core, PRIVATE_ARENA};
     use super::{Demand, Freed};
     use crate::chunk::extent::Extent;
@@ -356,6 +368,7 @@ mod tests {
     use crate::protections::{DefaultProfile, FastProfile, Mixture, Native, Protections, StrictProfile};
     use crate::size_class::{ClassId, FINE_MAX, SMALL_MAX};
     use crate::thread_cache::ThreadCache;
+    use crate::violation::{Kind, Operation};
     use core::sync::atomic::{AtomicU8, Ordering};
 
     /// A heap and its cache, without a lock between them and the test.
@@ -436,6 +449,36 @@ mod tests {
             assert_eq!(shared, (false, state::SHARED_MARK, true));
             let own = wipe_after_another::<StrictProfile>(size, state::FIRST_MARK, state::LIVE);
             assert_eq!((own.0, own.1), (true, state::FIRST_MARK));
+        }
+    }
+
+    /// What the slow path does that has found a chunk live, when another thread gives it back before it goes on.
+    #[test]
+    fn what_another_thread_gives_back_after_it_was_found_is_freed_twice() {
+        type All = Mixture<Native>;
+        let demand = Demand::origin("free", Origin::Malloc, &[]);
+        for size in [0, 100, 5000, 300_000] {
+            let mut heap = Heap::new(Options::STRICT);
+            let chunk = heap.allocate(size);
+            let (core, cache) = heap.parts();
+            let located = core.locate(chunk, Operation::Free).expect("it is live");
+            core.free::<All>(cache, chunk, demand).expect("the other thread's");
+            let found = core.free_located::<All>(cache, chunk, located).expect_err("a second free");
+            assert_eq!((found.kind, found.address), (Kind::DoubleFree, chunk), "{size} bytes");
+        }
+        // In its slot, in its mapping, and by a copy.
+        for (size, new) in [(100, 101), (5000, 4999), (300_000, 600_000), (300_000, 100)] {
+            let mut heap = Heap::new(Options::STRICT);
+            let chunk = heap.allocate(size);
+            let (core, cache) = heap.parts();
+            let located = core.locate(chunk, Operation::Reallocate).expect("it is live");
+            core.free::<All>(cache, chunk, demand).expect("the other thread's");
+            match core.reallocate_located::<All>(cache, chunk, located, new, demand, 4, Origin::Malloc) {
+                Err(Failure::Violation(found)) => {
+                    assert_eq!((found.kind, found.address), (Kind::DoubleFree, chunk), "{size} bytes to {new}");
+                }
+                _ => panic!("{size} bytes to {new}: not found"),
+            }
         }
     }
 

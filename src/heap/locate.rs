@@ -169,19 +169,18 @@ impl Core {
         let start = region.chunk(slot.index, class.stride());
         let not_a_chunk = |detail| Violation::new(Kind::NotAChunk, operation, chunk, detail);
         match slot.state.load(Ordering::Acquire) {
-            state::LIVE | state::RECORDED => {}
+            state::LIVE | state::RECORDED => self.locate_live(region, class, slot, chunk, operation),
             state::RESIZING => {
                 let detail = "another thread is resizing the chunk at this moment";
-                return Err(Violation::new(Kind::DoubleFree, operation, chunk, detail).chunk(class.capacity(), None));
+                Err(Violation::new(Kind::DoubleFree, operation, chunk, detail).chunk(class.capacity(), None))
             }
-            state::UNSEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
-            // Freed at least once, or lying ready for the first time.
-            state::SEALED => return Err(not_a_chunk("the slot at this address is not allocated")),
+            // Never sealed yet, or freed at least once or lying ready for the first time.
+            state::UNSEALED | state::SEALED => Err(not_a_chunk("the slot at this address is not allocated")),
             _ => {
                 let header = checksum::read(start);
                 let fields = header.fields();
                 let known = self.seal.expected(start, fields) == header.checksum() && !fields.is_allocated();
-                return Err(match fields.origin() {
+                Err(match fields.origin() {
                     Some(origin) if known && over_aligned(start, fields) == chunk => {
                         Violation::new(Kind::Freed, operation, chunk, "the chunk was given back before")
                             .chunk(fields.size(), Some(origin))
@@ -195,9 +194,23 @@ impl Core {
                     )
                     .chunk(class.capacity(), None),
                     _ => not_a_chunk("the address lies inside a slot that is not allocated"),
-                });
+                })
             }
         }
+    }
+
+    /// The chunk of a slot whose state byte said that it is live. What contradicts that is damage, unless the byte says something
+    /// else by now.
+    fn locate_live<'a>(
+        &self,
+        region: &'a Region,
+        class: ClassId,
+        slot: Slot<'a>,
+        chunk: usize,
+        operation: Operation,
+    ) -> Result<Small<'a>, Violation> {
+        let start = region.chunk(slot.index, class.stride());
+        let not_a_chunk = |detail| Violation::new(Kind::NotAChunk, operation, chunk, detail);
         let header = checksum::read(start);
         let fields = header.fields();
         let expected = self.seal.checksum(start, fields.0);
@@ -211,7 +224,7 @@ impl Core {
                     "two threads gave the chunk back at the same time",
                 ));
             }
-            if !chunk.is_multiple_of(MIN_ALIGN) || chunk != start && chunk - start < MIN_ALIGN {
+            if !chunk.is_multiple_of(MIN_ALIGN) {
                 return Err(not_a_chunk("the address lies inside a chunk"));
             }
             return Err(corrupted(chunk, class, header, expected, operation));
@@ -296,6 +309,8 @@ pub(crate) fn corrupted(chunk: usize, class: ClassId, seen: Header, expected: u3
 #[cfg(test)]
 mod tests {
     use super::super::private::Heap;
+    use super::Demand;
+    use crate::chunk::header::Origin;
     use crate::options::Options;
     use crate::primary::region::state;
     use crate::size_class::HEADER;
@@ -355,6 +370,55 @@ mod tests {
         }
     }
 
+    /// Its state byte is taken to have said that it was live a moment ago.
+    #[test]
+    fn what_another_thread_gives_back_between_two_looks_is_freed_twice_and_not_damaged() {
+        let heap = heap();
+        let arena = &heap.core().arena;
+        let slot = |chunk| arena.own_region(chunk).own_slot(chunk);
+        let kind = |chunk| {
+            let region = arena.own_region(chunk);
+            let found = heap.core().locate_live(region, region.own_class(), slot(chunk), chunk, Operation::Free);
+            found.map(|_| ()).expect_err("something is wrong").kind
+        };
+        // The header is that of a freed chunk by now.
+        let chunk = allocate(&heap, 100, 16);
+        free(&heap, chunk, 100, 16);
+        assert_eq!(kind(chunk), Kind::DoubleFree);
+        // The header is not changed yet, but what lay behind the chunk is wiped.
+        let chunk = allocate(&heap, 100, 16);
+        flip(chunk + 100);
+        assert_eq!(kind(chunk), Kind::Overflow);
+        slot(chunk).state.store(state::FIRST_MARK, Ordering::Relaxed);
+        assert_eq!(kind(chunk), Kind::DoubleFree);
+    }
+
+    #[test]
+    fn a_chunk_goes_back_only_as_it_was_asked_for() {
+        let heap = heap();
+        for (size, align) in [(100_usize, 16_usize), (100, 64), (300_000, 16)] {
+            let chunk = allocate(&heap, size, align);
+            let located = heap.core().locate(chunk, Operation::Free).expect("a chunk");
+            let any = Demand::origin("by Rust", Origin::Rust, &[]);
+            let log2 = align.ilog2();
+            for right in [any, any.sized(size), any.aligned(log2), any.sized(size).aligned(log2)] {
+                assert_eq!(located.check_demand(chunk, &right, true), Ok(()));
+            }
+            let of_malloc = Demand::origin("by free", Origin::Malloc, &[Origin::New]);
+            for (wrong, kind, values) in [
+                (of_malloc, Kind::Mismatch, (0, 0)),
+                (any.sized(size + 1), Kind::WrongSize, (size as u64, size as u64 + 1)),
+                (any.sized(size).aligned(12), Kind::WrongAlignment, (align as u64, 4096)),
+            ] {
+                let found = located.check_demand(chunk, &wrong, true).expect_err("wrong");
+                assert_eq!((found.kind, (found.expected, found.seen)), (kind, values), "{size} bytes");
+                assert_eq!(found.chunk.map(|chunk| chunk.size), Some(size));
+                assert_eq!(located.check_demand(chunk, &wrong, false), Ok(()), "nobody asked");
+            }
+            assert_eq!(located.check_demand(chunk, &of_malloc, true).expect_err("wrong").detail, "by free");
+        }
+    }
+
     #[test]
     fn no_address_inside_a_slot_is_a_chunk_live_or_freed() {
         for (size, align) in [(100, 16), (1000, 16), (5000, 16), (100, 64), (3000, 256)] {
@@ -378,10 +442,64 @@ mod tests {
     fn a_freed_chunk_whose_header_was_written_to_is_known_as_freed_all_the_same() {
         let heap = heap();
         let chunk = allocate(&heap, 100, 16);
+        let live = crate::chunk::checksum::read(chunk);
         free(&heap, chunk, 100, 16);
+        let found = locate(&heap, chunk).expect_err("freed");
+        assert_eq!((found.kind, found.detail), (Kind::Freed, "the chunk was given back before"));
         flip(chunk - HEADER);
-        assert_eq!(kind(&heap, chunk), Kind::Freed);
+        let written = "the chunk was given back before, and its header was written to since";
+        let found = locate(&heap, chunk).expect_err("freed");
+        assert_eq!((found.kind, found.detail), (Kind::Freed, written));
         assert_eq!(kind(&heap, chunk + 16), Kind::NotAChunk);
+        // The header of its life is true, and wrong by now.
+        crate::chunk::checksum::write(chunk, live);
+        let found = locate(&heap, chunk).expect_err("freed");
+        assert_eq!((found.kind, found.detail), (Kind::Freed, written));
+    }
+
+    /// Slots that lie ready in the cache, of which the program has never heard.
+    #[test]
+    fn what_was_never_handed_out_was_not_given_back_either() {
+        let heap = heap();
+        let chunk = allocate(&heap, 100, 16);
+        let region = heap.core().arena.own_region(chunk);
+        let stride = region.own_class().stride();
+        let mut ready = 0;
+        for index in (0..region.frontier()).map(crate::primary::region::SlotIndex) {
+            let slot = region.chunk(index, stride);
+            if state::is_live(region.state(index).load(Ordering::Relaxed)) {
+                continue;
+            }
+            ready += usize::from(region.state(index).load(Ordering::Relaxed) >= state::FIRST_MARK);
+            for (address, told) in [(slot, "at this address is not allocated"), (slot + 16, "not allocated")] {
+                let found = locate(&heap, address).expect_err("nobody has it");
+                assert!(found.kind == Kind::NotAChunk && found.detail.contains(told), "{found:?}");
+                assert_eq!(found.detail.contains("inside"), address != slot && owned(region, index), "{found:?}");
+            }
+        }
+        assert!(ready > 0, "the cache took more than one");
+    }
+
+    /// Whether a cache has the slot.
+    fn owned(region: &crate::primary::region::Region, index: crate::primary::region::SlotIndex) -> bool {
+        !matches!(region.state(index).load(Ordering::Relaxed), state::UNSEALED | state::SEALED)
+    }
+
+    #[test]
+    fn a_chunk_of_no_bytes_is_found_live_and_freed_and_nothing_beside_it() {
+        let heap = heap();
+        let layout = Layout::from_size_align(0, 1).expect("a layout");
+        let chunk = heap.allocate(layout).expect("an address");
+        let address = chunk.as_ptr().expose_provenance();
+        let Ok(super::Located::ZeroSized(_, origin)) = heap.core().locate(address, Operation::Free) else {
+            panic!("a chunk of no bytes")
+        };
+        assert_eq!(origin, Origin::Rust);
+        assert_eq!(kind(&heap, address + 8), Kind::NotAChunk);
+        // SAFETY: it has no bytes that anybody could use.
+        unsafe { heap.deallocate(chunk, layout) }.expect("a correct free");
+        let found = locate(&heap, address).expect_err("freed");
+        assert_eq!((found.kind, found.chunk.map(|chunk| chunk.size)), (Kind::Freed, Some(0)));
     }
 
     /// What lies inside a chunk is no chunk, and no damaged one either.
@@ -418,6 +536,20 @@ mod tests {
                 assert_eq!(locate(&heap, chunk), Ok(()));
             }
             assert!(checked > 0, "all eight slots began at a multiple of {align}");
+        }
+    }
+
+    #[test]
+    fn an_overflow_of_an_over_aligned_chunk_is_told_by_its_distance_from_the_chunk() {
+        let heap = heap();
+        for align in [64, 256, 1024] {
+            for _ in 0..8 {
+                let chunk = allocate(&heap, 100, align);
+                flip(chunk + 101);
+                let found = locate(&heap, chunk).expect_err("an overflow");
+                assert_eq!((found.kind, found.address, found.offset), (Kind::Overflow, chunk, Some(101)));
+                flip(chunk + 101);
+            }
         }
     }
 

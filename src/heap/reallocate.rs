@@ -31,6 +31,22 @@ impl Core {
     ) -> Result<usize, Failure> {
         let located = self.locate(chunk, Operation::Reallocate)?;
         located.check_demand(chunk, &demand, self.options.mismatch)?;
+        self.reallocate_located::<P>(cache, chunk, located, size, demand, align_log2, origin)
+    }
+
+    /// The same for a chunk that was found and verified; another thread may have given it back since.
+    #[allow(clippy::too_many_arguments, reason = "those of the function above, and what it found")]
+    #[inline(always)]
+    pub(super) fn reallocate_located<P: Protections>(
+        &self,
+        cache: &mut ThreadCache,
+        chunk: usize,
+        located: Located<'_>,
+        size: usize,
+        demand: Demand,
+        align_log2: u32,
+        origin: Origin,
+    ) -> Result<usize, Failure> {
         let old_size = located.size();
         match located {
             Located::Small(small)

@@ -243,8 +243,9 @@ fn without_guard_pages_and_randomness_slots_follow_each_other() {
 fn the_next_run_can_not_be_foreseen_and_ascends() {
     let mut passed_over = 0;
     let orders: Vec<Vec<usize>> = (0..8)
-        .map(|_| {
+        .map(|seed| {
             let mut slots = Slots::new(Options::DEFAULT, 100);
+            slots.random = Random::from_number(seed);
             let chunks: Vec<usize> = slots.take(32).expect("memory").iter().map(|slot| slot.chunk).collect();
             let descents = chunks.windows(2).filter(|pair| pair[1] < pair[0]).count();
             assert!(descents <= 2, "a run and what it passed over: {chunks:x?}");
@@ -254,14 +255,15 @@ fn the_next_run_can_not_be_foreseen_and_ascends() {
         .collect();
     let distinct: std::collections::BTreeSet<_> = orders.iter().collect();
     assert!(distinct.len() >= 6, "{orders:?}");
-    // An eighth of 8 times 32, so 32 are expected; fewer than 10 happen once in some hundred thousand times.
-    assert!(passed_over >= 6, "{orders:?}");
+    // An eighth of 8 times 32 would be 32, of which some are neighbours.
+    assert!(passed_over >= 10, "{orders:?}");
 }
 
 /// `strict`: no more than eight neighbours in a row, each run elsewhere.
 #[test]
 fn short_runs_are_short() {
     let mut slots = Slots::new(Options { run_slots: 4, ..Options::STRICT }, 100);
+    slots.random = Random::from_number(11);
     let chunks: Vec<usize> = slots.take(64).expect("memory").iter().map(|slot| slot.chunk).collect();
     let follows = |pair: &[usize]| pair[1] > pair[0] && pair[1] - pair[0] <= 8 * slots.stride();
     // Runs of four: fifteen ends of one, some of which the next may happen to follow.
@@ -274,8 +276,9 @@ fn short_runs_are_short() {
 #[test]
 fn short_runs_interleave_lanes_that_ascend() {
     let mut begun = Vec::new();
-    for _ in 0..8 {
+    for seed in 0..8 {
         let mut slots = Slots::new(Options::STRICT, 8);
+        slots.random = Random::from_number(seed);
         let chunks: Vec<usize> = (0..8).flat_map(|_| slots.take(64).expect("memory")).map(|slot| slot.chunk).collect();
         // A run passes over some slots, the next one in its lane takes those first: both are in one word, or in two.
         let near = |one: usize, other: usize| one.abs_diff(other) <= 72 * slots.stride();

@@ -195,6 +195,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn when_all_addresses_are_taken_the_next_request_is_refused_and_what_comes_back_can_be_had() {
+        let mut zero = Zero::new();
+        let mut taken = Vec::new();
+        while let Ok(address) = zero.1.take(&zero.0, &mut zero.2, Origin::Malloc) {
+            taken.push(address);
+        }
+        assert!(taken.len() > 1000, "{}", taken.len());
+        assert_eq!(zero.1.live() as usize, taken.len());
+        for &address in &taken {
+            assert!(zero.give_back(address));
+        }
+        let again: Vec<usize> = (0..100).map(|_| zero.take(Origin::New)).collect();
+        assert!(again.iter().all(|&address| zero.find(address) == Found::Live(Origin::New)));
+    }
+
     /// An attacker who knows one address knows neither the next nor how many lie between; a freed one comes back after all
     /// others.
     #[test]

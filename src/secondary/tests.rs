@@ -155,8 +155,9 @@ fn mappings_follow_each_other_at_distances_that_vary() {
     // Where something else lies, another zone is chosen: seldom.
     let near = gaps.iter().filter(|&&gap| gap < GAP_PAGES as usize * PAGE).count();
     assert!(near >= 35, "{gaps:x?}");
+    // Of 39 draws from 1,024 gaps 15 are repetitions once in 10^14.
     let distinct: std::collections::BTreeSet<_> = gaps.iter().collect();
-    assert!(distinct.len() >= 35, "{gaps:x?}");
+    assert!(distinct.len() >= 25, "{gaps:x?}");
 }
 
 #[test]

@@ -173,7 +173,7 @@ void forking_while_threads_allocate_does_not_hang() {
     for (int i = 0; i < 100; i++) {
         pid_t child = fork();
         if (child == 0) {
-            alarm(60);
+            alarm(800);
             for (int j = 0; j < 100; j++) {
                 free(malloc(40));
                 free(malloc(5000));

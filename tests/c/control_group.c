@@ -37,7 +37,7 @@ static void *work(void *unused) {
 
 int main(int argc, char **argv) {
     static pthread_t threads[MOST];
-    alarm(200);
+    alarm(800);
     unsigned count = argc > 1 ? (unsigned)atoi(argv[1]) : 0;
     if (count < 1 || count > MOST) return 2;
     pthread_barrier_init(&all_are_done, NULL, count + 1);

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum { MOOT = 3, BROKEN = 4, MISSED = 5, USAGE = 64 };
-enum { OBSERVED_FD = 90, STDERR_FD = 91, HANGS_AFTER_SECONDS = 120 };
+enum { OBSERVED_FD = 90, STDERR_FD = 91, HANGS_AFTER_SECONDS = 800 };
 enum phase { BEFORE, AT_THE_BUG, PAST_THE_BUG };
 
 /* Shared between the driver and the child, also across exec. */

@@ -281,7 +281,7 @@ static void run_thread(uint32_t seed) {
 static void run_child(struct model *model) {
     pid_t pid = fork();
     if (pid == 0) {
-        alarm(60);
+        alarm(800);
         verify_all(model);
         for (int i = 0; i < 60; i++)
             step(model);
@@ -308,7 +308,7 @@ int main(void) {
     static struct model model;
     int (*check_heap)(void) = (int (*)(void))dlsym(RTLD_DEFAULT, "testudo_check_heap");
     DEMAND(check_heap != NULL);
-    alarm(120);
+    alarm(800);
     model.state = 2024;
     for (int i = 1; i <= STEPS; i++) {
         step(&model);

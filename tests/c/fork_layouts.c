@@ -13,7 +13,7 @@ enum { CHILDREN = 8, MOST = 4096 };
 int main(int argc, char **argv) {
     size_t size = argc > 1 ? strtoul(argv[1], NULL, 10) : 48;
     int count = size < 10000 ? MOST : 64;
-    alarm(200);
+    alarm(800);
     /* The parent's caches are warm, as a server's are. */
     for (int i = 0; i < 1000; i++)
         free(malloc(size));

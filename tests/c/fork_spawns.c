@@ -39,7 +39,7 @@ static void demand(int holds, const char *what) {
 int main(void) {
     pthread_t crew[8];
     char *args[] = {"true", NULL};
-    alarm(220);
+    alarm(800);
     for (uintptr_t i = 0; i < 8; i++)
         demand(pthread_create(&crew[i], NULL, churn, (void *)(i + 1)) == 0, "a thread");
     for (int i = 0; i < 100; i++) {

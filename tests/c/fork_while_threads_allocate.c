@@ -53,7 +53,7 @@ static void *work(void *seed) {
 }
 
 static void child(char **from_parent, int number) {
-    alarm(60);
+    alarm(800);
     work((void *)(uintptr_t)number);
     for (int i = 0; i < KEPT; i++) {
         if (from_parent[i][0] != 'p')
@@ -80,7 +80,7 @@ int main(int argc, char **argv) {
     pthread_t crew[THREADS];
     char *kept[KEPT];
     int forks = argc > 1 ? atoi(argv[1]) : 200;
-    alarm(argc > 1 ? 7200 : 220);
+    alarm(argc > 1 ? 7200 : 800);
     for (int i = 0; i < KEPT; i++) {
         kept[i] = malloc(size_for((unsigned)i * 17 + 1));
         kept[i][0] = 'p';

@@ -35,7 +35,7 @@ int main(void) {
     static char *chunks[MOST];
     static char *small[100000];
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
-    alarm(200);
+    alarm(800);
     use_up_mappings();
 
     int count = 0;

@@ -50,7 +50,7 @@ int main(int argc, char **argv) {
     static char buffer[4096];
     demand(argc == 4, "three arguments");
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
-    alarm(200);
+    alarm(800);
     size_t size = strtoul(argv[1], NULL, 10);
     size_t least = (strtoul(argv[2], NULL, 10) << 20) / size;
     size_t too_many = (strtoul(argv[3], NULL, 10) << 20) / size + 1;

@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
     static char buffer[4096];
     static char *large[LARGE];
     setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
-    alarm(200);
+    alarm(800);
     for (int round = 0; round < 300; round++) {
         for (int i = 0; i < LARGE; i++) {
             large[i] = malloc(SIZE);

@@ -31,7 +31,7 @@ static void *work(void *seed) {
 
 int main(void) {
     pthread_t crew[4];
-    alarm(200);
+    alarm(800);
     for (uintptr_t i = 0; i < 4; i++)
         if (pthread_create(&crew[i], NULL, work, (void *)(i + 1)) != 0)
             return 1;

@@ -53,7 +53,7 @@ static void *churn(void *unused) {
 
 int main(void) {
     pthread_t thread;
-    alarm(220);
+    alarm(800);
     old = malloc(1000);
     atexit(first_registered);
     on_exit(with_status, strdup("on_exit"));

@@ -46,7 +46,7 @@ static void *live(void *seed) {
 
 int main(void) {
     long before = 0;
-    alarm(220);
+    alarm(800);
     for (int born = 0; born < THREADS; born += 10) {
         pthread_t crew[10];
         if (born == THREADS / 4)

@@ -38,7 +38,7 @@ static void *work(void *number) {
 
 int main(void) {
     pthread_t crew[THREADS];
-    alarm(220);
+    alarm(800);
     pthread_barrier_init(&all_have_caches, NULL, THREADS);
     for (uintptr_t i = 0; i < THREADS; i++)
         if (pthread_create(&crew[i], NULL, work, (void *)i) != 0)

@@ -45,7 +45,7 @@ static void *storm(void *seed) {
 
 int main(void) {
     pthread_t crew[THREADS];
-    alarm(220);
+    alarm(800);
     for (uintptr_t i = 0; i < THREADS; i++)
         if (pthread_create(&crew[i], NULL, storm, (void *)(i + 1)) != 0)
             return 1;

@@ -42,7 +42,7 @@ struct Early {
 static thread_local Early early;
 
 int main() {
-    alarm(220);
+    alarm(800);
     for (int round = 0; round < 100; ++round) {
         std::vector<std::thread> crew;
         for (int i = 0; i < 10; ++i)

@@ -30,7 +30,7 @@ static void *use_them(void *seed) {
 
 int main(int argc, char **argv) {
     pthread_t crew[4];
-    alarm(220);
+    alarm(800);
     if (argc != 5)
         return 1;
     libraries = argv + 1;

@@ -31,7 +31,7 @@ static void *consume(void *unused) {
 int main(void) {
     pthread_t consumer;
     long before = 0;
-    alarm(220);
+    alarm(800);
     if (pthread_create(&consumer, NULL, consume, NULL) != 0)
         return 1;
     for (long number = 0; number < CHUNKS; number++) {

@@ -33,7 +33,7 @@ static void *live(void *seed) {
 int main(int argc, char **argv) {
     long before = 0;
     int threads = argc > 1 ? atoi(argv[1]) : 10000;
-    alarm(argc > 1 ? 7200 : 220);
+    alarm(argc > 1 ? 7200 : 800);
     for (int born = 0; born < threads; born += AT_ONCE) {
         pthread_t crew[AT_ONCE];
         if (born == threads / 4)

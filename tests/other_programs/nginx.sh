@@ -20,6 +20,8 @@ http {
 END
 start_server /usr/sbin/nginx -p "$PWD" -c nginx.conf -e logs/start.log
 await_port "$port"
+# It listens before it has handlers for signals: until then the signal for a reload would end it.
+until [ -s logs/pid ]; do sleep 0.1; done
 seconds=3 reloads=3
 if nightly; then seconds=60 reloads=100; fi
 wrk -t2 -c40 -d"${seconds}s" -H 'Accept-Encoding: gzip' "http://127.0.0.1:$port/large" > wrk-large.log &

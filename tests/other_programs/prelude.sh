@@ -25,11 +25,12 @@ nightly() {
     [ "$LENGTH" = nightly ]
 }
 
-# A loopback port that nobody listens on.
+# A loopback port that nobody listens on. Where the search begins follows from the script's process number, which no two have at
+# once: by chance, two scripts would choose the same port now and then, and each find that nobody listens there yet.
 free_port() {
-    local port
-    for _ in $(seq 100); do
-        port=$((20000 + RANDOM % 10000))
+    local port attempt
+    for attempt in $(seq 0 99); do
+        port=$((20000 + ($$ + attempt * 97) % 10000))
         if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
             echo "$port"
             return
@@ -39,9 +40,9 @@ free_port() {
     return 1
 }
 
-# Waits until somebody listens on a port of 127.0.0.1.
+# Waits until somebody listens on a port of 127.0.0.1: ten minutes, for a slow machine must not fail a test.
 await_port() {
-    for _ in $(seq 600); do
+    for _ in $(seq 6000); do
         if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then
             return
         fi

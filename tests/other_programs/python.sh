@@ -8,7 +8,13 @@ if nightly; then
 fi
 # With libc's malloc for every object: otherwise Python's own allocator stands in front.
 export PYTHONMALLOC=malloc
-status=0
-protected python3 -m test --timeout 1000 $modules > log 2>&1 || status=$?
-sed -nE 's/^[0-9:]+ (load avg: [0-9.]+ )?\[ *[0-9/]+\] ([a-z_0-9]+) (passed|failed|crashed|skipped).*/\2 \3/p' log | sort
-echo "status $status"
+# The order of sets and hashes, and what tests draw, are chance otherwise.
+export PYTHONHASHSEED=1
+for module in $modules; do
+    log=$module.log
+    status=0
+    protected python3 -m test --verbose --randseed 1 --timeout 3000 "$module" > "$log" 2>&1 || status=$?
+    # How many tests ran, how many of them were skipped or failed, and which failed.
+    echo "$module: status $status," $(sed -nE 's/^(Ran [0-9]+ tests?) in .*/\1/p; s/^((OK|FAILED)( \(.*\))?)$/\1/p' "$log")
+    grep -E '^(FAIL|ERROR): ' "$log" | sort || true
+done

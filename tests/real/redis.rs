@@ -4,7 +4,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Stage, real};
 
@@ -118,7 +118,8 @@ impl Server {
     }
 
     fn is_ready(&mut self, stage: &Stage) -> bool {
-        for _ in 0..600 {
+        let started = Instant::now();
+        while started.elapsed() < real::DEADLINE {
             if self.child.try_wait().expect("a child").is_some() {
                 return false;
             }

@@ -181,6 +181,10 @@ pub fn command(program: &Path, home: &Path, options: Option<&str>) -> Command {
         .env("TMPDIR", home)
         .env("LC_ALL", "C.UTF-8")
         .env("TZ", "UTC");
+    // Where a library that counts what is executed (tests/coverage) writes to.
+    if let Some(file) = std::env::var_os("LLVM_PROFILE_FILE") {
+        command.env("LLVM_PROFILE_FILE", file);
+    }
     if let Some(options) = options {
         command.env("LD_PRELOAD", support::libtestudo()).env("TESTUDO_OPTIONS", options);
     }

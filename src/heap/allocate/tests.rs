@@ -106,6 +106,43 @@ fn under_a_limit_a_large_chunk_grows_into_what_is_idle_or_kept() {
     }
 }
 
+/// As it was, and with what it held.
+#[test]
+fn a_large_chunk_that_may_not_grow_stays_where_it_is() {
+    for (options, new) in [
+        (Options { heap_limit_mb: LIMIT_MB, ..Options::DEFAULT }, (LIMIT_MB as usize + 1) << 20),
+        (Options { max_alloc_mb: 1, ..Options::DEFAULT }, 2 << 20),
+        (Options::DEFAULT, isize::MAX as usize - (1 << 31)),
+    ] {
+        let heap = heap(options);
+        let chunk = allocate(&heap, 500_000);
+        touch_classes(&heap);
+        let committed = heap.stats().committed;
+        // SAFETY: a live chunk, so long, whose old address is used only where it was not moved.
+        unsafe {
+            chunk.as_ptr().write_bytes(7, 500_000);
+            assert_eq!(heap.reallocate(chunk, layout(500_000), new), Err(AllocateError::OutOfMemory));
+            let bytes = core::slice::from_raw_parts(chunk.as_ptr(), 500_000);
+            assert!(bytes.iter().all(|&byte| byte == 7));
+        }
+        assert_eq!(heap.stats().committed, committed, "idle slabs stay for requests that can be met");
+        free(&heap, chunk, 500_000);
+    }
+}
+
+#[test]
+fn under_a_limit_over_aligned_chunks_are_refused_when_neither_slot_nor_mapping_is_to_be_had() {
+    let heap = limited();
+    let aligned = |size| heap.allocate(Layout::from_size_align(size, 256).expect("a layout"));
+    let mut count = 0;
+    while aligned(2000).is_ok() {
+        count += 1;
+    }
+    assert!(count > 500, "{count}");
+    assert_eq!(aligned(1000), Err(AllocateError::OutOfMemory));
+    assert_eq!(heap.check(), Ok(()));
+}
+
 #[test]
 fn under_a_limit_a_class_gets_what_is_kept_of_large_chunks() {
     let untouched = fill(&limited(), 100).len();
@@ -141,6 +178,43 @@ fn requests_beyond_the_limit_take_no_idle_slab_away() {
         assert_eq!(heap.allocate(layout(size)), Err(AllocateError::OutOfMemory));
     }
     assert_eq!(heap.stats().committed, before);
+}
+
+#[test]
+fn max_alloc_mb_is_the_largest_size_that_is_granted() {
+    const MOST: usize = 1 << 20;
+    let heap = heap(Options { max_alloc_mb: 1, ..Options::DEFAULT });
+    let chunk = allocate(&heap, MOST);
+    assert_eq!(heap.allocate(layout(MOST + 1)), Err(AllocateError::OutOfMemory));
+    // SAFETY: a live chunk, moved nowhere by a refusal.
+    let grown = unsafe { heap.reallocate(chunk, layout(MOST), MOST + 1) };
+    assert_eq!(grown, Err(AllocateError::OutOfMemory));
+    let shorter = allocate(&heap, MOST / 2);
+    // SAFETY: a live chunk, whose old address is forgotten.
+    let grown = unsafe { heap.reallocate(shorter, layout(MOST / 2), MOST) };
+    free(&heap, grown.expect("memory"), MOST);
+    free(&heap, chunk, MOST);
+}
+
+/// Slots that lie ready and were never handed out are looked at whole where they are no longer than a page.
+#[test]
+fn a_stray_write_to_a_slot_before_its_first_use_is_found_when_it_is_handed_out() {
+    for (size, at) in [(100, 50), (1000, 500), (3000, 1500), (3000, 2999)] {
+        let heap = heap(Options { randomize: false, ..Options::DEFAULT });
+        let [first, second] = [(); 2].map(|()| allocate(&heap, size));
+        let next = second.as_ptr().addr() + (second.as_ptr().addr() - first.as_ptr().addr());
+        // SAFETY: the attack: the slot behind the second chunk.
+        unsafe { *core::ptr::with_exposed_provenance_mut::<u8>(next + at) = 1 };
+        let found = (0..100).find_map(|_| match heap.allocate(layout(size)) {
+            Err(AllocateError::Violation(found)) => Some(found),
+            outcome => {
+                assert_ne!(outcome.map(|chunk| chunk.as_ptr().addr()), Ok(next));
+                None
+            }
+        });
+        let found = found.expect("a write after free");
+        assert_eq!((found.kind, found.address, found.offset), (Kind::WriteAfterFree, next, Some(at.cast_signed())));
+    }
 }
 
 /// Writes to a freed chunk, and allocates until that is found.

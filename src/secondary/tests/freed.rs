@@ -48,8 +48,9 @@ fn a_kept_mapping_of_another_length_is_a_new_chunk_in_every_respect() {
     for frees in [1, 80] {
         for (size, other) in [(800_000, 300_000), (300_000, 800_000), (300_000, 400_000), (700_001, 699_000)] {
             let large = Large::new(KEPT_FOR_EVER);
+            let mut first = 0;
             for _ in 0..frees {
-                let first = large.allocate(size);
+                first = large.allocate(size);
                 bytes(first, size).fill(0xaa);
                 assert!(large.release(first));
             }
@@ -60,6 +61,7 @@ fn a_kept_mapping_of_another_length_is_a_new_chunk_in_every_respect() {
             let chunk = large.try_allocate(other, 7).expect("memory");
             assert_eq!(large.kept(), 0, "{before} were kept");
             let entry = large.live(chunk);
+            assert!(other < size || large.is_known_as_freed(first), "its pages have moved, and its address is known");
             assert_eq!((entry.size, entry.align_log2, entry.unknown), (other, 7, false));
             assert!(chunk.is_multiple_of(128) && entry.data_end() - (chunk + other) < 128);
             assert!(entry.data_start + FRONT <= chunk);
@@ -235,4 +237,28 @@ fn the_release_interval_says_how_long_mappings_are_kept() {
     assert_eq!(kept_after(Options { release_interval_ms: 10, ..Options::DEFAULT }), 0);
     assert!(kept_after(KEPT_FOR_EVER) > 0);
     assert!(kept_after(Options { release_interval_ms: i32::MAX, ..Options::DEFAULT }) > 0);
+}
+
+/// More freed chunks than there are places for, though they are few bytes: those that were freed first make room.
+#[test]
+fn where_places_run_out_the_first_to_come_are_the_first_to_go() {
+    let large = Large::new(NOTHING_KEPT);
+    let chunks: Vec<usize> = (0..5000).map(|_| large.allocate(16)).collect();
+    for &chunk in &chunks {
+        assert!(large.release(chunk));
+        assert!(large.is_known_as_freed(chunk));
+    }
+    let known = chunks.iter().filter(|&&chunk| large.is_known_as_freed(chunk)).count();
+    assert!((1000..5000).contains(&known), "{known}");
+    assert!(chunks[5000 - known..].iter().all(|&chunk| large.is_known_as_freed(chunk)), "the last ones are");
+    for options in [KEPT_FOR_EVER, Options { ration_large: false, ..KEPT_FOR_EVER }] {
+        let large = Large::new(options);
+        let chunks: Vec<usize> = (0..400).map(|_| large.allocate(300_000)).collect();
+        for chunk in chunks {
+            bytes(chunk, 300_000)[0] = 1;
+            assert!(large.release(chunk));
+        }
+        let kept = large.kept();
+        assert!((300_000..400 * 300_000).contains(&kept), "{kept}");
+    }
 }
