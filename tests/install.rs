@@ -250,6 +250,8 @@ fn ld_so_preload_protects_every_program_and_can_be_taken_back() {
     let file = root.path().join("etc/ld.so.preload");
     fs::copy(packaging("ld.so.preload"), &file).expect("a copy");
     root.is_protected_by(&[]);
+    // The loader takes the library for ordinary programs by its name alone, but not for set-user-id ones.
+    assert!(root.set_user_id_program_loads_the_library());
     // A shell alone can take it back, without starting a program.
     assert!(root.run(&[], &["/bin/bash", "-c", ": > /etc/ld.so.preload"]).status.success());
     assert!(!root.loads_the_library(&[]));

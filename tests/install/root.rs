@@ -2,6 +2,7 @@
 //! machine's own.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -99,6 +100,26 @@ impl Root {
         let ended = self.run(environment, &["cat", "/proc/self/maps"]);
         assert!(ended.status.success() && ended.err().is_empty(), "{ended:?}");
         ended.out().contains("/usr/lib/x86_64-linux-gnu/libtestudo.so")
+    }
+
+    /// Whether a program that runs with more rights than its caller has the library in it.
+    pub fn set_user_id_program_loads_the_library(&self) -> bool {
+        const NOBODY: &str = "65534:65534";
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions can be set");
+        };
+        let program = self.path().join("usr/bin/set_user_id_cat");
+        real::copy(&self.path().join("usr/bin/cat"), &program);
+        mode(&program, 0o4755);
+        // Others may enter.
+        mode(self.path(), 0o755);
+        let script =
+            "mount -t proc proc \"$0/proc\" && exec chroot --userspec=\"$1\" \"$0\" set_user_id_cat /proc/self/maps";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "/bin/sh", "-c", script]).arg(self.path()).arg(NOBODY);
+        let ended = real::to_the_end(command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+        assert!(ended.status.success(), "{ended:?}");
+        ended.err().is_empty() && ended.out().contains("/usr/lib/x86_64-linux-gnu/libtestudo.so")
     }
 
     /// Claims that programs in this environment are protected, and fine, and that without it they are not.
