@@ -175,6 +175,7 @@ mod tests {
             assert_eq!(zero.1.live() as usize, live.len());
         }
         assert!(!live.iter().any(|&address| is_accessible(address)));
+        assert!(zero.1.committed() >= live.len(), "a state byte each");
         for &address in &live {
             assert!(zero.give_back(address));
             assert_eq!(zero.find(address), Found::Freed);

@@ -114,6 +114,24 @@ fn freed_neighbours_are_no_reason_to_refuse() {
     }
 }
 
+/// It was live at a first look: what stands around it by now is no damage.
+#[test]
+fn a_neighbour_that_is_given_back_before_it_is_verified_is_in_order() {
+    let heap = heap(Options::STRICT);
+    let (chunks, _) = three(&heap);
+    let region = heap.core().arena.own_region(chunks[2]);
+    let verified = || {
+        let index = region.own_slot(chunks[2]).index;
+        heap.core().verify_slot(region, index, region.own_class(), Operation::Free)
+    };
+    flip(chunks[2] + SIZE);
+    assert_eq!(verified().map_err(|found| found.kind), Err(Kind::Overflow));
+    flip(chunks[2] + SIZE);
+    assert_eq!(free(&heap, chunks[2]), Ok(()));
+    flip(chunks[2] + SIZE);
+    assert_eq!(verified(), Ok(()));
+}
+
 /// `testudo_check_heap`, and the audit at exit.
 #[test]
 fn the_audit_finds_damage_to_live_and_to_freed_chunks_and_nothing_else() {
