@@ -21,6 +21,7 @@ use crate::heap_profile::HeapProfileError;
 use crate::options::Options;
 use crate::os::mapping::{PAGE, page_ceil};
 use crate::os::process::Errno;
+use crate::report;
 use crate::stats::Stats;
 use core::ffi::{CStr, c_void};
 use core::ptr;
@@ -389,6 +390,20 @@ pub fn new_aligned(kind: New, size: usize, align: usize) -> *mut c_void {
         return ptr::null_mut();
     }
     pointer(aligned(align, size, kind.aligned_origin()))
+}
+
+/// Ends the process by SIGABRT with one line: `operator new` found no memory, and there is nobody to throw `std::bad_alloc`.
+///
+/// ```no_run
+/// use testudo::c_api::{self, New};
+///
+/// let chunk = c_api::new(New::Single, usize::MAX);
+/// if chunk.is_null() {
+///     c_api::end_for_want_of_memory();
+/// }
+/// ```
+pub fn end_for_want_of_memory() -> ! {
+    report::fatal("operator new failed and there is no C++ runtime to throw std::bad_alloc")
 }
 
 /// `operator delete`.

@@ -11,6 +11,7 @@ checks! { of "conformance_introspection.c";
     malloc_info_writes_where_the_stream_stands
     malloc_info_refuses_other_options_with_einval
     malloc_stats_writes_to_stderr_only
+    malloc_stats_is_no_cancellation_point
     malloc_trim_says_whether_it_gave_back
     malloc_trim_gives_memory_back
     mallopt_takes_the_known_parameters

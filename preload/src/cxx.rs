@@ -42,12 +42,7 @@ extern "C" fn bad_alloc_thrower(caller: *const c_void) -> *mut c_void {
         throw = runtimes_own(c"_Znwm", caller);
     }
     if throw.is_null() {
-        const LINE: &[u8] = b"testudo: operator new failed and there is no C++ runtime to throw std::bad_alloc\n";
-        // SAFETY: a valid buffer; abort does not return.
-        unsafe {
-            libc::write(libc::STDERR_FILENO, LINE.as_ptr().cast(), LINE.len());
-            libc::abort();
-        }
+        c_api::end_for_want_of_memory();
     }
     throw
 }
@@ -145,12 +140,7 @@ macro_rules! throwing {
             pub extern "C" fn $symbol(size: usize, align: usize) -> *mut c_void {
                 let chunk = $allocate(size, align);
                 if chunk.is_null() {
-                    const LINE: &[u8] = b"testudo: operator new failed\n";
-                    // SAFETY: a valid buffer; abort does not return.
-                    unsafe {
-                        libc::write(libc::STDERR_FILENO, LINE.as_ptr().cast(), LINE.len());
-                        libc::abort();
-                    }
+                    c_api::end_for_want_of_memory();
                 }
                 chunk
             }

@@ -1,7 +1,10 @@
 /* A double free in a program that, by argv[1], ignores, blocks or handles SIGABRT; or in a thread that has been cancelled, and
-   ends where it next waits. */
+   ends where it next waits. "bad_alloc" is an `operator new` that fails in such a thread, where no C++ runtime can throw. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +27,14 @@ static void *cancelled(void *unused) {
     return unused;
 }
 
+static void *fails_when_cancelled(void *size) {
+    void *(*operator_new)(size_t) = (void *(*)(size_t))dlsym(RTLD_DEFAULT, "_Znwm");
+    pthread_cancel(pthread_self());
+    if (operator_new)
+        operator_new((size_t)size);
+    return NULL;
+}
+
 int main(int argc, char **argv) {
     const char *how = argc > 1 ? argv[1] : "";
     sigset_t set;
@@ -38,6 +49,8 @@ int main(int argc, char **argv) {
     pthread_t thread;
     if (strcmp(how, "cancelled") == 0)
         pthread_create(&thread, NULL, cancelled, NULL), pthread_join(thread, NULL);
+    else if (strcmp(how, "bad_alloc") == 0)
+        pthread_create(&thread, NULL, fails_when_cancelled, (void *)(SIZE_MAX / 2)), pthread_join(thread, NULL);
     else
         free_twice();
     puts("survived");

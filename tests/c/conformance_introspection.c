@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -121,6 +122,22 @@ static void malloc_stats_writes_to_stderr_only(void) {
     for (ssize_t i = 0; i < length; i++) EXPECT(text[i] == '\n' || text[i] >= ' ');
 }
 
+static void *asks_when_cancelled(void *returned) {
+    pthread_cancel(pthread_self());
+    malloc_stats();
+    *(bool *)returned = true;
+    return NULL;
+}
+
+static void malloc_stats_is_no_cancellation_point(void) {
+    bool returned = false;
+    pthread_t thread;
+    EXPECT(freopen("/dev/null", "w", stderr) != NULL);
+    EXPECT(pthread_create(&thread, NULL, asks_when_cancelled, &returned) == 0);
+    pthread_join(thread, NULL);
+    EXPECT(returned);
+}
+
 static void malloc_trim_says_whether_it_gave_back(void) {
     enum { COUNT = 4000 };
     static void *chunks[COUNT];
@@ -216,6 +233,7 @@ static const struct check checks[] = {
     CHECK(malloc_info_writes_where_the_stream_stands),
     CHECK(malloc_info_refuses_other_options_with_einval),
     CHECK(malloc_stats_writes_to_stderr_only),
+    CHECK(malloc_stats_is_no_cancellation_point),
     CHECK(malloc_trim_says_whether_it_gave_back),
     CHECK(malloc_trim_gives_memory_back),
     CHECK(mallopt_takes_the_known_parameters),

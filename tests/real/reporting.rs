@@ -136,3 +136,12 @@ fn the_process_stops_when_the_thread_has_been_cancelled() {
     copy.read_to_string(&mut copied).expect("text");
     assert_eq!(copied, report);
 }
+
+/// The same where memory is at its end and a C program asks `operator new` for some: nobody can throw there.
+#[test]
+fn the_process_stops_when_operator_new_fails_without_a_runtime_in_a_cancelled_thread() {
+    let (_folder, mut command) = double_free("bad_alloc");
+    let ended = real::to_the_end(&mut command);
+    assert_aborted(ended.status);
+    assert_eq!(ended.err(), "testudo: operator new failed and there is no C++ runtime to throw std::bad_alloc\n");
+}
