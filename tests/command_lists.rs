@@ -80,7 +80,7 @@ fn version_says_what_a_bug_report_needs() {
 fn completions_know_every_subcommand_and_are_right_for_their_shell() {
     for shell in ["bash", "zsh", "fish"] {
         let script = testudo(&["completions", shell]).out();
-        for word in ["run", "check", "options", "version", "strict"] {
+        for word in ["run", "check", "heap-profile", "options", "version", "install", "strict"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
     }
@@ -101,7 +101,9 @@ fn man_pages_are_made_for_every_subcommand_and_for_the_library() {
     let folder = real::folder();
     testudo(&["generate", folder.path().to_str().expect("text")]);
     let page = |name: &str| fs::read_to_string(folder.path().join("man").join(name)).expect("a man page");
-    for name in ["testudo", "testudo-run", "testudo-check", "testudo-options", "testudo-version", "testudo-install"] {
+    let subcommands = ["run", "check", "heap-profile", "options", "version", "completions", "install"];
+    let pages = subcommands.map(|name| format!("testudo-{name}"));
+    for name in pages.iter().map(String::as_str).chain(["testudo"]) {
         let text = page(&format!("{name}.1"));
         assert!(text.contains(".TH") && text.contains(".SH NAME") && text.contains(".SH SYNOPSIS"), "{name}: {text}");
         // Where the options and the library's functions stand, which none of these pages has.
@@ -113,7 +115,15 @@ fn man_pages_are_made_for_every_subcommand_and_for_the_library() {
         let help = row.help.replace('-', "\\-");
         assert!(library.contains(row.name) && library.contains(&help), "{}: {library}", row.name);
     }
-    for function in ["testudo_check_heap", "testudo_purge", "testudo_stats", "testudo_object_size", "testudo_version"] {
+    // Every function that the header declares.
+    let header = fs::read_to_string(support::root().join("preload/include/testudo.h")).expect("the header");
+    let functions: Vec<&str> = header
+        .lines()
+        .filter(|line| line.ends_with(");") && !line.starts_with([' ', '/']))
+        .filter_map(|line| line.split('(').next()?.rsplit([' ', '*']).next())
+        .collect();
+    assert!(functions.len() >= 8, "{functions:?}");
+    for function in functions {
         assert!(library.contains(function), "{function}: {library}");
     }
     assert!(!folder.path().join("man/testudo-attack.1").exists(), "a hidden subcommand has a page");

@@ -17,4 +17,5 @@ checks! { of "conformance_introspection.c";
     mallopt_takes_the_known_parameters
     every_interface_is_the_librarys_own
     the_extensions_pass_a_sound_heap
+    testudo_object_size_knows_starts_of_live_chunks_only
 }

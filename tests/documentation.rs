@@ -93,11 +93,26 @@ fn every_guarantee_names_a_test_that_exists() {
     assert!(missing.is_empty(), "SECURITY.md names tests that do not exist: {missing:#?}");
 }
 
+/// The root's documents, those of `docs/`, and what the README says of benchmarks.
+fn documents() -> Vec<String> {
+    let mut names = vec!["benches/README.md".to_owned()];
+    for folder in ["", "docs/"] {
+        for entry in fs::read_dir(support::root().join(folder)).expect("a folder") {
+            let name = entry.expect("an entry").file_name().into_string().expect("text");
+            if name.ends_with(".md") {
+                names.push(format!("{folder}{name}"));
+            }
+        }
+    }
+    assert!(names.len() > 10, "{names:?}");
+    names
+}
+
 /// Outside the tables too.
 #[test]
 fn every_test_that_a_document_names_exists() {
-    for name in ["README.md", "SECURITY.md", "CHANGELOG.md", "docs/testing-the-tests.md", "docs/install.md"] {
-        let text = document(name);
+    for name in documents() {
+        let text = document(&name);
         let code = text.split('`').skip(1).step_by(2).map(|word| word.trim_end_matches("::"));
         let path = |word: &&str| {
             let mut parts = word.split("::");
@@ -135,18 +150,16 @@ fn a_test_that_does_not_exist_is_noticed() {
 /// Files and folders that the documents link to.
 #[test]
 fn links_between_documents_lead_somewhere() {
-    for name in
-        ["README.md", "SECURITY.md", "CHANGELOG.md", "docs/migrating.md", "docs/install.md", "benches/README.md"]
-    {
-        let text = document(name);
-        let folder = support::root().join(name);
+    for name in documents() {
+        let text = document(&name);
+        let folder = support::root().join(&name);
         let folder = folder.parent().expect("a folder");
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let (file, section) = target.split_once('#').unwrap_or((target, ""));
             if file.contains("://") {
                 continue;
             }
-            let path = if file.is_empty() { support::root().join(name) } else { folder.join(file) };
+            let path = if file.is_empty() { support::root().join(&name) } else { folder.join(file) };
             assert!(path.exists(), "{name} links to {target}, which is not there");
             assert!(section.is_empty() || has_section(&path, section), "{name} links to {target}: no such section");
         }

@@ -226,6 +226,21 @@ static void the_extensions_pass_a_sound_heap(void) {
     EXPECT(check_heap() == 0);
 }
 
+static void testudo_object_size_knows_starts_of_live_chunks_only(void) {
+    size_t (*object_size)(const void *) = (size_t (*)(const void *))dlsym(RTLD_DEFAULT, "testudo_object_size");
+    EXPECT(object_size);
+    if (!object_size) return;
+    for (size_t size = 0; size < 600000; size = size * 3 + 1) {
+        char *chunk = malloc(size);
+        EXPECT(object_size(chunk) == size);
+        EXPECT(object_size(chunk + 1) == (size_t)-1);
+        free(chunk);
+        EXPECT(object_size(chunk) == (size_t)-1);
+    }
+    EXPECT(object_size(NULL) == (size_t)-1);
+    EXPECT(object_size(&object_size) == (size_t)-1);
+}
+
 static const struct check checks[] = {
     CHECK(mallinfo2_counts_what_is_in_use),
     CHECK(mallinfo_agrees_with_mallinfo2),
@@ -239,6 +254,7 @@ static const struct check checks[] = {
     CHECK(mallopt_takes_the_known_parameters),
     CHECK(every_interface_is_the_librarys_own),
     CHECK(the_extensions_pass_a_sound_heap),
+    CHECK(testudo_object_size_knows_starts_of_live_chunks_only),
     {0},
 };
 
