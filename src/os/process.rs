@@ -202,7 +202,17 @@ fn takes_more(descriptor: i32) -> bool {
 }
 
 /// Ends the process by SIGABRT, whatever handlers or masks the program has set.
+///
+/// To the first process of a container the kernel gives no SIGABRT that it does not handle. glibc's abort faults then, and a handler of
+/// SIGSEGV that jumps would keep the process alive: there it gets none.
 pub(crate) fn abort() -> ! {
+    if process_number() == 1 {
+        // SAFETY: a plain structure, for which zeroes are the default action, no flags and an empty mask.
+        unsafe {
+            let usual = core::mem::zeroed::<libc::sigaction>();
+            libc::sigaction(libc::SIGSEGV, &raw const usual, core::ptr::null_mut());
+        }
+    }
     // SAFETY: glibc's abort raises SIGABRT, lets a handler of the program see it, then resets the action
     // and raises it again. It does not allocate and does not return.
     unsafe { libc::abort() }

@@ -1,8 +1,9 @@
 /* A double free in a program that, by argv[1], ignores, blocks or handles SIGABRT; or in a thread that has been cancelled, and
-   ends where it next waits. "bad_alloc" is an `operator new` that fails in such a thread, where no C++ runtime can throw. */
+   ends where it next waits. "jumps" handles SIGSEGV and goes on elsewhere. "bad_alloc" is an `operator new` that fails in such a thread, where no C++ runtime can throw. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,13 @@ static void (*volatile release)(void *) = free;
 
 static void returning(int signal) {
     (void)signal;
+}
+
+static sigjmp_buf elsewhere;
+
+static void jumping(int signal) {
+    (void)signal;
+    siglongjmp(elsewhere, 1);
 }
 
 static void free_twice(void) {
@@ -46,8 +54,12 @@ int main(int argc, char **argv) {
         sigprocmask(SIG_BLOCK, &set, NULL);
     if (strcmp(how, "handled") == 0)
         signal(SIGABRT, returning);
+    if (strcmp(how, "jumps") == 0)
+        signal(SIGSEGV, jumping);
     pthread_t thread;
-    if (strcmp(how, "cancelled") == 0)
+    if (sigsetjmp(elsewhere, 1) != 0)
+        puts("elsewhere");
+    else if (strcmp(how, "cancelled") == 0)
         pthread_create(&thread, NULL, cancelled, NULL), pthread_join(thread, NULL);
     else if (strcmp(how, "bad_alloc") == 0)
         pthread_create(&thread, NULL, fails_when_cancelled, (void *)(SIZE_MAX / 2)), pthread_join(thread, NULL);

@@ -145,3 +145,28 @@ fn the_process_stops_when_operator_new_fails_without_a_runtime_in_a_cancelled_th
     assert_aborted(ended.status);
     assert_eq!(ended.err(), "testudo: operator new failed and there is no C++ runtime to throw std::bad_alloc\n");
 }
+
+/// The first process of a container: the kernel gives it no SIGABRT that it does not handle, and glibc's abort faults instead.
+#[test]
+fn the_first_process_of_a_container_stops_even_if_it_handles_sigsegv() {
+    let Some(unshare) = real::find("unshare") else { return real::say_skipped("there is no unshare") };
+    let alone = ["--pid", "--fork"];
+    if !Command::new(&unshare)
+        .args(alone)
+        .arg("true")
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return real::say_skipped("no container can be made");
+    }
+    let folder = real::folder();
+    let program = real::compile("c/abort_signal.c", folder.path(), "program", &[]);
+    for how in ["", "jumps"] {
+        let mut command = real::command(&unshare, folder.path(), Some("profile=default"));
+        let ended = real::to_the_end(command.args(alone).arg(&program).arg(how));
+        assert!(ended.status.signal() == Some(libc::SIGSEGV) || ended.status.code() == Some(139), "{how}: {ended:?}");
+        assert_eq!(ended.out(), "", "{how}");
+        assert!(ended.err().starts_with("testudo: double free at 0x"), "{how}: {ended:?}");
+    }
+}
