@@ -8,6 +8,7 @@
 
 use super::checksum::Secrets;
 use super::extent::{Extent, WIDE, WIDE_SHORT};
+use super::sparse::{self, AHEAD, PART};
 use core::arch::asm;
 use core::mem::offset_of;
 
@@ -161,6 +162,52 @@ pub(crate) unsafe fn is_zero_long(chunk: *const u8, extent: &Extent) -> bool {
     debug_assert!(extent.capacity() > WIDE_SHORT);
     // SAFETY: the caller's promise.
     unsafe { is_zero(chunk, extent) }
+}
+
+/// Whether a part of a long chunk is all zero.
+///
+/// # Safety
+/// `part` is readable for [`PART`] bytes. The CPU has AVX2.
+#[inline(always)]
+unsafe fn is_zero_part(part: *const u8) -> bool {
+    // SAFETY: the caller's promise; asking for memory ahead of time is a hint, whatever lies there.
+    unsafe {
+        vectors!(
+            "vpxor xmm0, xmm0, xmm0",
+            "vpxor xmm1, xmm1, xmm1",
+            "2:",
+            "prefetcht0 [{at} + {ahead}]",
+            "prefetcht0 [{at} + {ahead} + 64]",
+            "vpor ymm0, ymm0, [{at}]",
+            "vpor ymm1, ymm1, [{at} + 32]",
+            "vpor ymm0, ymm0, [{at} + 64]",
+            "vpor ymm1, ymm1, [{at} + 96]",
+            "add {at}, 128",
+            "cmp {at}, {end}",
+            "jb 2b",
+            "vpor ymm0, ymm0, ymm1",
+            "vptest ymm0, ymm0",
+            "vzeroupper",
+            "jnz {other}",
+            at = inout(reg) part => _,
+            end = in(reg) part.wrapping_add(PART),
+            ahead = const AHEAD,
+            other = label { return false },
+            options(nostack, readonly),
+        );
+    }
+    true
+}
+
+/// Zeroes a long user area where it is not zero.
+///
+/// # Safety
+/// As for [`zero`].
+#[cold]
+#[inline(never)]
+pub(crate) unsafe fn zero_sparse(chunk: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise; the parts lie inside.
+    unsafe { sparse::zero(chunk, bytes, |part| is_zero_part(part)) };
 }
 
 /// `asm!` that makes a window of canary in `xmm0`, the same in every byte of a word that the checksum leaves free, and goes on from

@@ -7,6 +7,7 @@
 use super::canary;
 use super::checksum::Secrets;
 use super::extent::{BLOCK, Extent, SHORT};
+use super::sparse::{self, PART, SPARSE};
 use crate::os::mapping::PAGE;
 use core::arch::asm;
 
@@ -15,13 +16,6 @@ const STEP: usize = 8 * BLOCK;
 
 /// From this many bytes on the C library's `memset`, or less than that, is faster than the loop here.
 const LONG: usize = 1 << 10;
-
-/// From this many bytes a chunk is zeroed only where it is not zero: most of a large buffer is often
-/// never touched, and zeroing it would make it resident and push other things out of the caches.
-const SPARSE: usize = 8 << 10;
-
-/// The most pages of a sparse chunk that are zeroed without having been looked at.
-const MOST_UNSEEN: u32 = 2;
 
 /// From this many bytes on zeroing bypasses the caches.
 const PAST_CACHES: usize = 2 << 20;
@@ -101,8 +95,10 @@ impl Vectors for Wide {
         unsafe {
             if bytes <= LONG {
                 super::avx2::zero(chunk, bytes, extent);
-            } else {
+            } else if bytes < SPARSE {
                 zero_long(chunk, bytes);
+            } else {
+                super::avx2::zero_sparse(chunk, bytes);
             }
         }
     }
@@ -199,31 +195,13 @@ unsafe fn zero_step(step: *mut u8) {
 #[cold]
 #[inline(never)]
 unsafe fn zero_long(chunk: *mut u8, bytes: usize) {
-    if bytes < SPARSE {
-        // SAFETY: the caller's promise.
-        unsafe { chunk.write_bytes(0, bytes) };
-        return;
-    }
-    let mut at = 0;
-    // How many pages are zeroed unseen: twice as many each time that one had to be zeroed.
-    let (mut unseen, mut run) = (0, 0);
-    while at < bytes {
-        let to_page_end = PAGE - (chunk.addr() + at) % PAGE;
-        let part = to_page_end.min(bytes - at);
-        // SAFETY: `at + part <= bytes`; both are multiples of 8.
-        unsafe {
-            if unseen > 0 {
-                chunk.add(at).write_bytes(0, part);
-                unseen -= 1;
-            } else if is_zero_long(chunk.add(at), part) {
-                run = 0;
-            } else {
-                chunk.add(at).write_bytes(0, part);
-                run = (run * 2).clamp(1, MOST_UNSEEN);
-                unseen = run;
-            }
+    // SAFETY: the caller's promise; the parts lie inside.
+    unsafe {
+        if bytes < SPARSE {
+            chunk.write_bytes(0, bytes);
+        } else {
+            sparse::zero(chunk, bytes, |part| is_zero_long(part, PART));
         }
-        at += part;
     }
 }
 
@@ -409,18 +387,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #[test]
-        fn sparse_zeroing_clears_what_was_written(words in 1000_usize..5000, written in prop::collection::vec((any::<prop::sample::Index>(), 1_usize..300), 0..8)) {
-            let mut memory = vec![0_u64; words];
-            for (at, length) in written {
-                let at = at.index(words);
-                memory[at..(at + length).min(words)].fill(!0);
-            }
-            // SAFETY: the whole of `memory`; long pieces leave what is in front alone.
-            unsafe { zero(memory.as_mut_ptr().cast(), words * 8, &Extent::new(words * 8)) };
-            prop_assert!(memory.iter().all(|&word| word == 0));
-        }
-
         #[test]
         fn zeroing_past_the_caches_clears_all_and_nothing_else(offset in 1_usize..100, short in 0_usize..100) {
             let bytes = super::PAST_CACHES + 100 - short;

@@ -14,3 +14,4 @@ pub(crate) mod checksum;
 pub(crate) mod contents;
 pub(crate) mod extent;
 pub(crate) mod header;
+mod sparse;
