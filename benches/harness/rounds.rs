@@ -1,6 +1,7 @@
 //! The rounds: in each, every workload runs once under every allocator, one straight after the
 //! other, so that what disturbs the machine for a while disturbs all of them.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::arguments::Arguments;
@@ -49,6 +50,7 @@ pub fn measure_all(
         for workload in workloads {
             for which in order(allocators.len(), round) {
                 let (Some(allocator), Some(spent)) = (allocators.get(which), spent.get_mut(which)) else { continue };
+                warm(places, &report, workload.name);
                 let begun = Instant::now();
                 let outcome = measure_once(places, workload, allocator, arguments.timeout);
                 *spent += begun.elapsed();
@@ -71,13 +73,23 @@ pub fn measure_all(
 }
 
 /// The order of a round: the list in steps that are of another length in each round, so that none always follows the same
-/// neighbour. What one leaves behind costs the next one: who asks for huge pages after one that has used up what was
-/// contiguous waits for the kernel.
+/// neighbour: what one leaves behind, in memory and caches, the next one finds.
 fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
     let shares_no_divisor = |step: &usize| (2..=*step).all(|divisor| step % divisor != 0 || count % divisor != 0);
     let steps: Vec<usize> = (1..count.max(2)).filter(shares_no_divisor).collect();
     let step = steps[round % steps.len()];
     (0..count).map(move |turn| (round * 5 + turn * step) % count)
+}
+
+/// Has memory written to that the next program will use, as much as the workload was seen to need: `programs/warm.c` says why.
+fn warm(places: &Places, report: &Report, workload: &str) {
+    const UNKNOWN_KIB: u64 = 256 << 10;
+    const MOST_KIB: u64 = 2 << 20;
+    let seen = report.runs.iter().filter(|run| run.workload == workload);
+    let peak = seen.filter_map(|run| run.outcome.as_ref().ok()).map(|usage| usage.peak_kib).max();
+    let kib = peak.map_or(UNKNOWN_KIB, |peak| peak + peak / 4 + (32 << 10)).min(MOST_KIB);
+    // Without it the figures scatter more; nothing else is lost.
+    let _ = Command::new(places.program("warm")).arg(kib.to_string()).status();
 }
 
 /// One workload under one allocator.
