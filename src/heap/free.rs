@@ -8,6 +8,7 @@ use crate::chunk::checksum;
 use crate::chunk::contents::Vectors;
 use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header, Origin, SIZE_BITS};
+use crate::os::mapping::{self, PAGE, page_ceil, page_floor};
 use crate::primary::class::{BATCH, NotOwned};
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Protections;
@@ -81,6 +82,18 @@ pub(crate) enum Freed {
     Overfull(OwnedSlot),
     /// The chunk was taken back, but the quarantine is at its turn: [`Core::turn`].
     AtTurn(OwnedSlot),
+}
+
+/// Slots with longer strides than this, in bytes, have pages of their own.
+const LONG_SLOT: usize = 2 * PAGE;
+
+/// Gives back the pages that a wiped slot has to itself, which read as zeroes then as before. Several slots of each class wait in
+/// quarantine or lie ready, and of long ones that is a good part of a small heap; those of a loop stay in memory.
+#[cold]
+fn give_pages_back(class: ClassId, slot: OwnedSlot) {
+    let (start, end) = (page_ceil(slot.chunk), page_floor(slot.chunk + class.capacity()));
+    // Refused for memory that is locked: it stays.
+    let _ = mapping::release(start, end - start);
 }
 
 impl Core {
@@ -280,6 +293,9 @@ impl Core {
         }
         self.refresh_randomness(cache);
         self.decay_now_and_then(cache);
+        if class.stride() > LONG_SLOT && self.options.release_interval_ms >= 0 && cache.is_rare(class) {
+            give_pages_back(class, slot);
+        }
         let stride = class.stride().cast_signed();
         let enough = cache.quarantine_room >= stride;
         let (random, bin) = cache.random_and_bin(class);

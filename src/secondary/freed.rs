@@ -81,7 +81,7 @@ impl Secondary {
             state.live = state.live.saturating_sub(entry.data_bytes);
             if keep_allowed && state.cache.takes(entry.data_bytes) {
                 // What is longer is never left accessible.
-                let rationed = entry.data_bytes <= mapping_cache::ALWAYS;
+                let rationed = entry.data_bytes <= mapping_cache::ORDINARY;
                 if rationed && self.ration_large && !state.ration.spend() {
                     let displaced = state.keep(&entry);
                     drop(state);

@@ -20,8 +20,11 @@ const MISSED: u32 = 100;
 /// Requests that must have come within `MISSED` of a free before chunks of more than [`ALWAYS`] bytes are kept: what is kept of
 /// those is a good part of a heap.
 const HOT: u32 = 8;
-/// The largest mapping that is kept in any case.
-pub(super) const ALWAYS: usize = (2 << 20) + (64 << 10);
+/// The largest mapping that is kept in any case. A program of a dozen MiB that reads its input into one buffer keeps no sixth of its
+/// memory for another one.
+pub(super) const ALWAYS: usize = (1 << 20) + (64 << 10);
+/// The largest mapping that is made longer or shorter.
+pub(super) const ORDINARY: usize = (2 << 20) + (64 << 10);
 /// The largest mapping that is kept.
 const LARGEST: usize = 32 << 20;
 
@@ -141,14 +144,14 @@ impl MappingCache {
     }
 
     /// The mapping, too short or too long, from which one of `needed` bytes is made with the fewest page faults; none of or for more than
-    /// [`ALWAYS`] bytes, where huge pages come into it.
+    /// [`ORDINARY`] bytes, where huge pages come into it.
     pub(crate) fn take_nearest(&mut self, needed: usize) -> Option<usize> {
-        if needed > ALWAYS {
+        if needed > ORDINARY {
             return None;
         }
         let kept = self.kept.iter().take(self.count).enumerate();
         let nearest = kept
-            .filter(|(_, kept)| kept.data_bytes <= ALWAYS)
+            .filter(|(_, kept)| kept.data_bytes <= ORDINARY)
             .min_by_key(|(_, kept)| kept.data_bytes.abs_diff(needed))?;
         // Until the share is used up, better ones are collected.
         if self.bytes < self.share && nearest.1.data_bytes.abs_diff(needed) > needed / 4 {
@@ -178,7 +181,7 @@ impl MappingCache {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS, LARGEST, LEAST, MOST, MappingCache, PLACES, SHARE};
+    use super::{ALWAYS, LARGEST, LEAST, MOST, MappingCache, ORDINARY, PLACES, SHARE};
     use crate::chunk::header::Origin;
     use crate::secondary::table::Entry;
 
@@ -285,11 +288,11 @@ mod tests {
     #[test]
     fn what_lies_on_huge_pages_is_not_reshaped() {
         let mut cache = cache();
-        cache.put(&entry(1, ALWAYS + 1), 0);
-        assert_eq!(cache.take_nearest(ALWAYS), None);
-        cache.put(&entry(2, ALWAYS), 0);
-        assert_eq!(cache.take_nearest(ALWAYS + 1), None);
-        assert_eq!(cache.take_nearest(ALWAYS), Some(2));
+        cache.put(&entry(1, ORDINARY + 1), 0);
+        assert_eq!(cache.take_nearest(ORDINARY), None);
+        cache.put(&entry(2, ORDINARY), 0);
+        assert_eq!(cache.take_nearest(ORDINARY + 1), None);
+        assert_eq!(cache.take_nearest(ORDINARY), Some(2));
     }
 
     #[test]
@@ -304,7 +307,7 @@ mod tests {
         assert_eq!(cache.take_older_than(0), None);
     }
 
-    /// Chunks of more than 2 MiB are worth keeping only in a loop over them.
+    /// What is long beside a small heap is worth keeping only in a loop over such chunks.
     #[test]
     fn long_mappings_are_not_kept_at_first_and_the_longest_never() {
         let mut cache = cache();

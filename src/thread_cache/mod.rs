@@ -12,6 +12,7 @@ use crate::byte_sampling::ByteSampler;
 use crate::chunk::extent::Extent;
 use crate::options::Options;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::os::process;
 use crate::primary::class::Preferred;
 use crate::primary::region::{OwnedSlot, state};
 use crate::protections::Set;
@@ -100,6 +101,8 @@ pub(crate) struct ThreadCache {
     /// Bytes of ready slots that a class may have.
     ready_bytes: u32,
     pub(crate) bins: [Bin; CLASSES],
+    /// When a slot of a class was last asked about by [`Self::is_rare`], in milliseconds, truncated.
+    freed_at: [u32; CLASSES],
     /// The bins point into these, so a cache stays where it was made.
     ready_slots: UnsafeCell<ReadySlots>,
     ring_slots: UnsafeCell<[RingSlots; CLASSES]>,
@@ -107,6 +110,10 @@ pub(crate) struct ThreadCache {
 
 /// The thread's number was not needed yet: the kernel is asked as late as that, because sandboxes may forbid it.
 pub(crate) const ASK: i32 = -1;
+
+/// Milliseconds after which one more free of a class counts as rare: giving back 100 KiB and faulting them in again takes 50
+/// microseconds, so all classes together spend a few per cent on it at worst.
+const RARE: u32 = 10;
 
 /// Bytes of a cache.
 pub(crate) const CACHE_BYTES: usize = page_ceil(size_of::<ThreadCache>());
@@ -216,6 +223,13 @@ impl ThreadCache {
             let bin = (&raw const (*cache).bins).cast::<Bin>().add(class.index());
             (Ready::peek_length(&raw const (*bin).ready), Ring::peek_length(&raw const (*bin).ring))
         }
+    }
+
+    /// Whether no slot of the class was freed for a while before this one.
+    pub(crate) fn is_rare(&mut self, class: ClassId) -> bool {
+        let now = process::milliseconds() as u32;
+        let Some(freed_at) = self.freed_at.get_mut(class.index()) else { return false };
+        now.wrapping_sub(core::mem::replace(freed_at, now)) > RARE
     }
 
     /// The part of a class.
@@ -329,6 +343,18 @@ mod tests {
             assert_eq!(ring.exchange(slot), Pushed::AtTurn);
             assert_eq!(ring.turn(slot, true, &mut random), Turned::Left(slot));
         }
+    }
+
+    #[test]
+    fn a_free_is_rare_when_none_of_its_class_came_a_moment_before() {
+        let cache = cache(Options::DEFAULT);
+        let [class, other] = [60, 61].map(|number| ClassId::new(number).expect("in range"));
+        assert!(cache.is_rare(class));
+        // The test may be held up between two of these, but not each time.
+        assert!((0..100).any(|_| !cache.is_rare(class)));
+        assert!(cache.is_rare(other));
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(cache.is_rare(class) && cache.is_rare(other));
     }
 
     /// Fast paths count nothing and fill nothing, so they may not run where every allocation counts or is filled.

@@ -6,6 +6,7 @@ use super::{Demand, Freed};
 use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Origin};
 use crate::options::Options;
+use crate::os::mapping::{self, page_ceil, page_floor};
 use crate::primary::region::state;
 use crate::protections::{DefaultProfile, FastProfile, Mixture, Native, Protections, StrictProfile};
 use crate::size_class::{ClassId, FINE_MAX, SMALL_MAX};
@@ -261,5 +262,65 @@ fn a_slot_never_comes_back_at_once_however_full_the_quarantine_is() {
         if size != 500 {
             assert_eq!(cache.bin(class).ring.length(), 2, "{size} bytes: there is no room for more");
         }
+    }
+}
+
+/// Bytes in memory of the pages that a chunk has to itself, before it is freed and after, when others of its class were freed
+/// a moment ago or not.
+fn resident_around_a_free(options: Options, size: usize, a_moment_ago: bool) -> [usize; 2] {
+    let mut heap = Heap::new(options);
+    let [chunk, other] = [(); 2].map(|()| heap.allocate(size));
+    let fill = |chunk| {
+        // SAFETY: a live chunk so long.
+        unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0xa5, size) }
+    };
+    fill(chunk);
+    fill(other);
+    let resident = || mapping::resident(page_ceil(chunk), page_floor(chunk + size) - page_ceil(chunk));
+    let before = resident();
+    if a_moment_ago {
+        heap.free(other);
+    }
+    heap.free(chunk);
+    [before, resident()]
+}
+
+#[test]
+fn a_long_slot_that_is_rarely_freed_gives_its_pages_back_and_one_of_a_loop_keeps_them() {
+    for size in [9000, 40_000, 100_000, SMALL_MAX] {
+        for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+            let [before, after] = resident_around_a_free(options, size, false);
+            assert!(before > 0 && after == 0, "{size} bytes: {before}, then {after}");
+            // Ten milliseconds may pass between two frees, but not each time.
+            assert!((0..20).any(|_| resident_around_a_free(options, size, true) == [before; 2]), "{size} bytes");
+        }
+    }
+    let never = Options { release_interval_ms: -1, ..Options::DEFAULT };
+    let [before, after] = resident_around_a_free(never, 100_000, false);
+    assert_eq!(before, after, "memory that never goes back");
+}
+
+#[test]
+fn a_write_to_a_slot_that_has_given_its_pages_back_is_found_and_the_next_user_sees_zeroes() {
+    for offset in [0, 5000, 50_000, 99_999] {
+        let mut heap = Heap::new(Options { quarantine_kb: 0, randomize: false, ..Options::DEFAULT });
+        let chunk = heap.allocate(100_000);
+        // SAFETY: a live chunk so long.
+        unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0xa5, 100_000) };
+        heap.free(chunk);
+        let again = core::iter::repeat_with(|| heap.allocate(100_000)).take(100).position(|other| other == chunk);
+        assert!(again.is_some(), "the slot never came back");
+        // SAFETY: as above.
+        let contents = unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance::<u8>(chunk), 100_000) };
+        assert!(contents.iter().all(|&byte| byte == 0));
+
+        let chunk = heap.allocate(100_000);
+        heap.free(chunk);
+        // SAFETY: a freed chunk's slot, which stays accessible.
+        unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk + offset).write(1) };
+        let (core, cache) = heap.parts();
+        let refused = (0..100).find_map(|_| core.allocate(cache, 100_000, 4, Origin::Malloc).err());
+        let Some(Failure::Violation(violation)) = refused else { panic!("the write was not found: {refused:?}") };
+        assert_eq!((violation.kind, violation.address), (Kind::WriteAfterFree, chunk));
     }
 }
