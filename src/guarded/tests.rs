@@ -113,11 +113,11 @@ fn a_chunk_that_is_another_by_the_time_it_is_held_is_let_go() {
     let chunk = pool.allocate(100, 1);
     let slot = pool.guarded.slot_of(chunk).expect("in the pool");
     let entry = pool.guarded.table.entry(slot).expect("a slot");
-    entry.state.store(state::HELD, Ordering::Relaxed);
-    assert!(Held::confirmed(entry, slot, chunk + 4).is_none());
+    assert!(Held::take(entry, slot, chunk + 4).is_none());
     assert_eq!(entry.state.load(Ordering::Relaxed), state::LIVE);
-    entry.state.store(state::HELD, Ordering::Relaxed);
-    assert!(Held::confirmed(entry, slot, chunk).is_some());
+    assert!(Held::take(entry, slot, chunk).is_some());
+    assert_eq!(entry.state.load(Ordering::Relaxed), state::HELD, "it is held");
+    assert!(Held::take(entry, slot, chunk).is_none(), "by another thread");
     assert_eq!(entry.state.load(Ordering::Relaxed), state::HELD, "still held");
 }
 

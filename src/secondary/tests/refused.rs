@@ -178,6 +178,23 @@ fn a_chunk_grows_as_long_as_the_system_grants_any_of_the_ways() {
     }
 }
 
+/// Other threads may have used up the last mappings.
+#[test]
+fn room_to_grow_that_can_not_be_made_inaccessible_is_given_up() {
+    let large = Large::new(NOTHING_KEPT);
+    let chunk = large.allocate(300_000);
+    bytes(chunk, 300_000).fill(0x5a);
+    let moved = refusing(&[(Call::Protect, 1)], || large.resize(chunk, 800_000)).expect("memory");
+    let entry = large.live(moved);
+    assert_eq!(entry.map_end(), entry.data_end());
+    assert!(!is_accessible(entry.data_end()), "an overflow");
+    assert!(bytes(moved, 300_000).iter().all(|&byte| byte == 0x5a));
+    assert_freed(&large, chunk, 300_000);
+    let again = large.resize(moved, 900_000).expect("memory");
+    assert!(again != moved && large.release(again));
+    assert_eq!(large.budget.used(), 0);
+}
+
 /// The memory behind it, where there is room: the advice goes before the protection.
 #[test]
 fn a_chunk_that_shrinks_or_grows_in_place_is_in_order_whatever_is_refused() {
