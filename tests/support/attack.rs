@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Profile, compile, preloaded};
+use super::{Profile, brief, compile, preloaded};
 
 /// Sizes of chunks that share slabs with others.
 pub const SMALL: &[usize] = &[8, 16, 24, 40, 100, 1000, 1024, 4096, 20_000];
@@ -150,6 +150,7 @@ pub fn children(
     sizes: &[usize],
 ) -> Vec<Child> {
     let program = compile::program(&[source, "driver.c"]);
+    let (executions, repetitions) = if brief() { (1, repetitions.min(10)) } else { (executions, repetitions) };
     (0..executions)
         .flat_map(|seed| {
             let output = command(&program, attack, side, profile)
