@@ -188,6 +188,18 @@ fn a_slot_whose_pages_are_refused_is_used_later() {
     assert_eq!(pool.budget.used(), 0);
 }
 
+#[test]
+fn a_slot_that_a_limit_on_memory_refuses_is_used_later() {
+    let mut pool = Pool::new(1);
+    pool.budget = Budget::new(PAGE);
+    assert!(pool.try_allocate(5000, 1).is_none(), "two pages");
+    assert_eq!(pool.budget.used(), 0);
+    let chunk = pool.allocate(100, 1);
+    assert_eq!(pool.budget.used(), PAGE);
+    pool.free(chunk).expect("a correct free");
+    assert_eq!(pool.budget.used(), 0);
+}
+
 /// By fresh address space in their place; where that is refused too, nobody gets the slot again.
 #[test]
 fn a_freed_slot_whose_pages_can_not_be_closed_is_replaced_or_lost() {

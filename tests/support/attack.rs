@@ -150,7 +150,6 @@ pub fn children(
     sizes: &[usize],
 ) -> Vec<Child> {
     let program = compile::program(&[source, "driver.c"]);
-    let (executions, repetitions) = if brief() { (1, repetitions.min(10)) } else { (executions, repetitions) };
     (0..executions)
         .flat_map(|seed| {
             let output = command(&program, attack, side, profile)
@@ -200,9 +199,14 @@ pub fn claim_observed(source: &str, attack: &str, profile: Profile, expected: &[
     claim_often(source, attack, profile, expected, OBSERVATIONS);
 }
 
+/// Executions and repetitions in this run.
+fn so_often((executions, repetitions): (u32, u32)) -> (u32, u32) {
+    if brief() { (1, repetitions.min(10)) } else { (executions, repetitions) }
+}
+
 fn claim_often(source: &str, attack: &str, profile: Profile, expected: &[(&[usize], Must)], often: (u32, u32)) {
     for &(sizes, must) in expected {
-        let all = children(source, attack, Side::Bug, profile, often, sizes);
+        let all = children(source, attack, Side::Bug, profile, so_often(often), sizes);
         judge(source, attack, Side::Bug, profile, must, &all);
     }
 }
@@ -213,7 +217,7 @@ fn claim_often(source: &str, attack: &str, profile: Profile, expected: &[(&[usiz
 /// When it does not.
 pub fn claim_twin(source: &str, attack: &str, profile: Profile, expected: &[(&[usize], Must)]) {
     for &(sizes, _) in expected {
-        let all = children(source, attack, Side::Twin, profile, TWINS, sizes);
+        let all = children(source, attack, Side::Twin, profile, so_often(TWINS), sizes);
         judge(source, attack, Side::Twin, profile, Must::Pass, &all);
     }
 }

@@ -316,6 +316,24 @@ fn what_is_held_back_is_counted_until_it_is_given_back() {
     assert_eq!(cache.quarantine_room, all);
 }
 
+/// A thread that frees what others allocate must not hold ever more.
+#[test]
+fn slots_for_which_a_cache_has_no_room_go_back_to_their_class() {
+    for size in [24, 500, 5000] {
+        let mut heap = Heap::new(Options::DEFAULT);
+        let chunks: Vec<usize> = (0..1000).map(|_| heap.allocate(size)).collect();
+        chunks.iter().for_each(|&chunk| heap.free(chunk));
+        let (core, cache) = heap.parts();
+        let mark = cache.mark;
+        let is_held = |chunk: usize| core.arena.own_region(chunk).own_slot(chunk).state.load(Ordering::Relaxed) == mark;
+        let held = chunks.iter().filter(|&&chunk| is_held(chunk)).count();
+        assert!((2..200).contains(&held), "{size} bytes: {held} held back or ready");
+        for &chunk in &chunks {
+            assert!(core.locate(chunk, Operation::Free).is_err(), "{size} bytes: a second free");
+        }
+    }
+}
+
 /// However little a quarantine may hold, and however much of it other classes have, a slot waits for two others.
 #[test]
 fn a_slot_never_comes_back_at_once_however_full_the_quarantine_is() {
