@@ -17,9 +17,10 @@ pub(super) struct Held<'a> {
 }
 
 impl<'a> Held<'a> {
-    /// The chunk in a slot that is held. `None`, and nobody holds it, where what was read before was about a chunk that was given back
-    /// since, and the slot used again.
-    pub(super) fn confirmed(entry: &'a Entry, slot: usize, address: usize) -> Option<Self> {
+    /// The chunk in a slot that was seen to be live. `None`, and all is as it was, where the slot is not live any more, or what was
+    /// read before was about a chunk that was given back since, and the slot used again.
+    pub(super) fn take(entry: &'a Entry, slot: usize, address: usize) -> Option<Self> {
+        entry.state.compare_exchange(state::LIVE, state::HELD, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         let chunk = entry.chunk().filter(|chunk| chunk.address == address);
         if chunk.is_none() {
             entry.state.store(state::LIVE, Ordering::Release);
@@ -46,32 +47,21 @@ impl Guarded {
                 return Err(not_a_chunk("nothing was ever allocated here"));
             };
             let inside = (chunk.address..chunk.address + chunk.size).contains(&address);
-            match seen {
-                state::LIVE if chunk.address == address => {
-                    let held = state::HELD;
-                    if entry.state.compare_exchange_weak(seen, held, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-                        && let Some(held) = Held::confirmed(entry, slot, address)
-                    {
-                        return Ok(held);
-                    }
-                }
-                state::LIVE if inside => {
-                    return Err(not_a_chunk("the address lies inside a chunk, not at its start")
-                        .chunk(chunk.size, Some(chunk.origin)));
-                }
-                state::FREED if chunk.address == address => {
-                    return Err(Violation::new(Kind::Freed, operation, address, "the chunk was given back before")
-                        .chunk(chunk.size, Some(chunk.origin)));
-                }
-                state::FREED if inside => {
-                    return Err(not_a_chunk("the address lies inside a chunk that was given back")
-                        .chunk(chunk.size, Some(chunk.origin)));
-                }
-                state::LIVE | state::FREED => {
-                    return Err(not_a_chunk("the address lies beside a guarded chunk"));
-                }
+            let found = |kind, detail| {
+                Some(Err(Violation::new(kind, operation, address, detail).chunk(chunk.size, Some(chunk.origin))))
+            };
+            let outcome = match seen {
+                state::LIVE if chunk.address == address => Held::take(entry, slot, address).map(Ok),
+                state::LIVE if inside => found(Kind::NotAChunk, "the address lies inside a chunk, not at its start"),
+                state::FREED if chunk.address == address => found(Kind::Freed, "the chunk was given back before"),
+                state::FREED if inside => found(Kind::NotAChunk, "the address lies inside a chunk that was given back"),
+                state::LIVE | state::FREED => Some(Err(not_a_chunk("the address lies beside a guarded chunk"))),
+                _ => None,
+            };
+            match outcome {
+                Some(outcome) => return outcome,
                 // Another thread is at it, for the time of a system call.
-                _ => process::yield_now(),
+                None => process::yield_now(),
             }
         }
     }

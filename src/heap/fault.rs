@@ -166,3 +166,73 @@ impl Core {
         if near { told(entry.chunk, entry.size, entry.live, entry.origin) } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::private::Heap;
+    use crate::options::Options;
+    use crate::os::mapping::PAGE;
+    use crate::violation::{Kind, Operation};
+    use core::alloc::Layout;
+    use core::ptr::NonNull;
+
+    /// What is said of an access at so many bytes behind the start of a chunk: the rule, and where it lies.
+    type Told = Option<(Kind, Option<isize>)>;
+
+    fn told(heap: &Heap, chunk: NonNull<u8>, at: isize) -> Told {
+        let address = chunk.addr().get().wrapping_add_signed(at);
+        let violation = heap.core().explain(address, Operation::Read)?;
+        assert_eq!((violation.address, violation.operation), (address, Operation::Read));
+        Some((violation.kind, violation.offset))
+    }
+
+    /// A heap and a chunk of it, and how to free that.
+    fn heap(sample_rate: u32, layout: Layout) -> (Heap, NonNull<u8>) {
+        let heap = Heap::new(Options { sample_rate, ..Options::DEFAULT }).expect("a heap");
+        let chunk = heap.allocate(layout).expect("memory");
+        (heap, chunk)
+    }
+
+    fn free(heap: &Heap, chunk: NonNull<u8>, layout: Layout) {
+        // SAFETY: the tests do not use what they give back.
+        unsafe { heap.deallocate(chunk, layout) }.expect("a correct free");
+    }
+
+    #[test]
+    fn an_access_beside_a_chunk_with_guards_is_told_by_its_side_and_by_whether_the_chunk_is_live() {
+        for (sample_rate, size) in [(1, 5000), (0, 300_000)] {
+            let layout = Layout::from_size_align(size, 16).expect("a layout");
+            let (heap, chunk) = heap(sample_rate, layout);
+            let behind = size.cast_signed();
+            assert_eq!(told(&heap, chunk, behind), Some((Kind::Overflow, Some(behind))), "{size} bytes");
+            assert_eq!(told(&heap, chunk, -20), Some((Kind::Underflow, Some(-20))), "{size} bytes");
+            free(&heap, chunk, layout);
+            for at in [-20, 0, 1, behind] {
+                assert_eq!(told(&heap, chunk, at), Some((Kind::UseAfterFree, Some(at))), "{size} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn an_access_through_a_chunk_of_no_bytes_is_told_live_or_not() {
+        let layout = Layout::from_size_align(0, 1).expect("a layout");
+        let (heap, chunk) = heap(0, layout);
+        let origin = || heap.core().explain(chunk.addr().get(), Operation::Write)?.chunk?.origin;
+        assert_eq!(told(&heap, chunk, 0), Some((Kind::ZeroSized, None)));
+        assert!(origin().is_some());
+        free(&heap, chunk, layout);
+        assert_eq!(told(&heap, chunk, 0), Some((Kind::ZeroSized, None)));
+        assert!(origin().is_none(), "it is not live any more");
+    }
+
+    /// The program's own mistakes with its own addresses.
+    #[test]
+    fn of_an_access_that_is_beside_no_chunk_with_guards_nothing_is_told() {
+        let layout = Layout::from_size_align(100, 16).expect("a layout");
+        let (heap, chunk) = heap(0, layout);
+        assert_eq!(told(&heap, chunk, 0), None, "small chunks have none");
+        let here = 0_u8;
+        assert_eq!(told(&heap, NonNull::from(&here), 0), None);
+        assert_eq!(told(&heap, NonNull::dangling(), PAGE.cast_signed()), None);
+    }
+}

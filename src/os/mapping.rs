@@ -4,6 +4,8 @@
 //! Every call keeps `errno` as it found it: `free` must not change it, and `malloc` sets it in one
 //! place only.
 
+#[cfg(test)]
+use super::interference::{self, Call};
 use super::process::Errno;
 use core::ffi::CStr;
 use core::ptr;
@@ -29,6 +31,10 @@ pub(crate) const fn page_floor(address: usize) -> usize {
 }
 
 fn map(hint: usize, bytes: usize, protection: i32, flags: i32) -> Result<usize, OutOfMemory> {
+    #[cfg(test)]
+    if interference::is_too_long(bytes) || interference::is_refused(Call::Map) {
+        return Err(OutOfMemory);
+    }
     let _errno = Errno::keep();
     // SAFETY: an anonymous private mapping; where MAP_FIXED is among the flags, the caller owns the range.
     let address = unsafe {
@@ -53,6 +59,10 @@ pub(crate) fn reserve(hint: usize, bytes: usize) -> Result<usize, OutOfMemory> {
 }
 
 fn protect(address: usize, bytes: usize, protection: i32) -> Result<(), OutOfMemory> {
+    #[cfg(test)]
+    if interference::is_refused(Call::Protect) {
+        return Err(OutOfMemory);
+    }
     let _errno = Errno::keep();
     // SAFETY: the caller owns the range; changing its protection touches nobody else's memory.
     let result = unsafe { libc::mprotect(ptr::with_exposed_provenance_mut(address), bytes, protection) };
@@ -113,6 +123,10 @@ pub(crate) fn set_apart(address: usize, bytes: usize) {
 }
 
 fn advise(address: usize, bytes: usize, advice: i32) -> Result<(), OutOfMemory> {
+    #[cfg(test)]
+    if interference::is_refused(Call::Advise) {
+        return Err(OutOfMemory);
+    }
     let _errno = Errno::keep();
     // SAFETY: the caller owns the range.
     let result = unsafe { libc::madvise(ptr::with_exposed_provenance_mut(address), bytes, advice) };
@@ -137,6 +151,10 @@ impl From<OutOfMemory> for NotMoved {
 /// Moves the pages of `[from, from + bytes)` to `to` and grows them there to `new_bytes`, without copying.
 /// `to` must be reserved address space of at least `new_bytes`.
 pub(crate) fn relocate(from: usize, bytes: usize, to: usize, new_bytes: usize) -> Result<(), NotMoved> {
+    #[cfg(test)]
+    if interference::is_refused(Call::Move) {
+        return Err(NotMoved::OutOfMemory);
+    }
     let _errno = Errno::keep();
     // SAFETY: the caller owns both ranges.
     let result = unsafe {

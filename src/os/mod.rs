@@ -11,6 +11,8 @@ pub(crate) mod entropy;
 pub(crate) mod environment;
 pub(crate) mod file;
 mod futex;
+#[cfg(test)]
+pub(crate) mod interference;
 pub(crate) mod lock;
 pub(crate) mod mapping;
 pub(crate) mod prefetch;

@@ -115,6 +115,8 @@ pub(crate) fn seconds_since_1970() -> i64 {
 
 /// Gives the rest of the time slice away.
 pub(crate) fn yield_now() {
+    #[cfg(test)]
+    super::interference::waiting();
     // SAFETY: no arguments.
     unsafe { libc::sched_yield() };
 }

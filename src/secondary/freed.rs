@@ -208,11 +208,9 @@ impl Secondary {
         loop {
             let old = {
                 let mut state = self.state.lock();
-                let Some(chunk) = next(&mut state.cache) else { return };
-                match state.table.get(chunk) {
-                    Some(entry) => *entry,
-                    None => continue,
-                }
+                // What is kept is known.
+                let Some(&mut old) = next(&mut state.cache).and_then(|chunk| state.table.get(chunk)) else { return };
+                old
             };
             self.retire(ground, &old);
         }

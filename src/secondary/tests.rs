@@ -1,6 +1,7 @@
 //! Claims about large chunks, each on a secondary of its own.
 
 mod freed;
+mod refused;
 mod resize;
 
 use super::{FRONT, Found, GAP_PAGES, Ground, NotResized, Secondary};

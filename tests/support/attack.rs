@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Profile, compile, preloaded};
+use super::{Profile, brief, compile, preloaded};
 
 /// Sizes of chunks that share slabs with others.
 pub const SMALL: &[usize] = &[8, 16, 24, 40, 100, 1000, 1024, 4096, 20_000];
@@ -199,9 +199,14 @@ pub fn claim_observed(source: &str, attack: &str, profile: Profile, expected: &[
     claim_often(source, attack, profile, expected, OBSERVATIONS);
 }
 
+/// Executions and repetitions in this run.
+fn so_often((executions, repetitions): (u32, u32)) -> (u32, u32) {
+    if brief() { (1, repetitions.min(10)) } else { (executions, repetitions) }
+}
+
 fn claim_often(source: &str, attack: &str, profile: Profile, expected: &[(&[usize], Must)], often: (u32, u32)) {
     for &(sizes, must) in expected {
-        let all = children(source, attack, Side::Bug, profile, often, sizes);
+        let all = children(source, attack, Side::Bug, profile, so_often(often), sizes);
         judge(source, attack, Side::Bug, profile, must, &all);
     }
 }
@@ -212,7 +217,7 @@ fn claim_often(source: &str, attack: &str, profile: Profile, expected: &[(&[usiz
 /// When it does not.
 pub fn claim_twin(source: &str, attack: &str, profile: Profile, expected: &[(&[usize], Must)]) {
     for &(sizes, _) in expected {
-        let all = children(source, attack, Side::Twin, profile, TWINS, sizes);
+        let all = children(source, attack, Side::Twin, profile, so_often(TWINS), sizes);
         judge(source, attack, Side::Twin, profile, Must::Pass, &all);
     }
 }

@@ -20,6 +20,11 @@ pub fn nightly() -> bool {
     std::env::var_os("TESTUDO_TEST_LENGTH").is_some_and(|length| length == "nightly")
 }
 
+/// Whether this run asks what is reached and not how reliably: `TESTUDO_TEST_LENGTH=brief`, as `tests/coverage` sets it.
+pub fn brief() -> bool {
+    std::env::var_os("TESTUDO_TEST_LENGTH").is_some_and(|length| length == "brief")
+}
+
 /// Builds `libtestudo.so` (release, as it is shipped) once per test process and returns its path.
 /// `TESTUDO_TEST_LIBRARY` names another build to test in its place.
 ///

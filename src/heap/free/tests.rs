@@ -8,11 +8,12 @@ use crate::chunk::header::{Fields, Origin};
 use crate::options::Options;
 use crate::os::mapping::{self, page_ceil, page_floor};
 use crate::primary::region::state;
-use crate::protections::{DefaultProfile, FastProfile, Mixture, Native, Protections, StrictProfile};
+use crate::protections::{DefaultProfile, FastProfile, Mixture, Native, NativeVectors, Protections, StrictProfile};
 use crate::size_class::{ClassId, FINE_MAX, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Kind, Operation};
 use core::sync::atomic::{AtomicU8, Ordering};
+use std::cell::Cell;
 
 /// A heap and its cache, without a lock between them and the test.
 struct Heap(usize, usize);
@@ -91,6 +92,72 @@ fn where_frees_are_atomic_no_slot_is_taken_that_another_thread_freed_since() {
         assert_eq!(shared, (false, state::SHARED_MARK, true));
         let own = wipe_after_another::<StrictProfile>(size, state::FIRST_MARK, state::LIVE);
         assert_eq!((own.0, own.1), (true, state::FIRST_MARK));
+    }
+}
+
+thread_local! {
+    /// Address of the state byte that another thread changes in the middle of a fast path of [`FreedMeanwhile`].
+    static STATE_BYTE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The options' checks, and another thread that frees the chunk between the look at its state byte and its change.
+struct FreedMeanwhile;
+
+impl Protections for FreedMeanwhile {
+    type Crc = Native;
+    type Vectors = NativeVectors;
+    fn canary(options: &Options) -> bool {
+        options.canary
+    }
+    fn zero_on_free(options: &Options) -> bool {
+        options.zero_on_free
+    }
+    fn write_after_free(options: &Options) -> bool {
+        options.write_after_free
+    }
+    /// Asked once, in between.
+    fn neighbours(options: &Options) -> bool {
+        let byte = core::ptr::with_exposed_provenance::<AtomicU8>(STATE_BYTE.take());
+        // SAFETY: none, or the state byte of a heap that the test has.
+        if let Some(byte) = unsafe { byte.as_ref() } {
+            byte.store(state::FIRST_MARK + 1, Ordering::Relaxed);
+        }
+        options.neighbours
+    }
+    fn atomic_free(options: &Options, _: bool) -> bool {
+        options.atomic_free
+    }
+}
+
+/// It leaves all as it is to the slow path, which finds a double free.
+#[test]
+fn the_fast_path_takes_nothing_that_another_thread_frees_in_the_middle_of_it() {
+    let demand = Demand::origin("free", Origin::Malloc, &[]);
+    for (options, size) in [
+        (Options::STRICT, 24),
+        (Options::STRICT, FINE_MAX),
+        (Options::STRICT, 5000),
+        (Options::DEFAULT, 5000),
+        (Options::FAST, 5000),
+    ] {
+        let mut heap = Heap::new(options);
+        let [chunk, other] = [(); 2].map(|()| heap.allocate(size));
+        let (core, cache) = heap.parts();
+        // SAFETY: a live chunk so long.
+        let contents =
+            |chunk| unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(chunk), size) };
+        contents(chunk).fill(0x5a_u8);
+        let byte = core.arena.own_region(chunk).own_slot(chunk).state;
+        STATE_BYTE.set(core::ptr::from_ref(byte).expose_provenance());
+        let outcome = core.free_usual::<FreedMeanwhile, SMALL_MAX>(cache, chunk, demand);
+        assert_eq!(outcome, Freed::Unusual, "{size} bytes");
+        assert_eq!(STATE_BYTE.get(), 0, "the other thread was not there");
+        assert_eq!(byte.load(Ordering::Relaxed), state::FIRST_MARK + 1, "{size} bytes: it is the other thread's");
+        assert!(contents(chunk).iter().all(|&byte| byte == 0x5a), "{size} bytes: wiped");
+        let found = core.free::<Mixture<Native>>(cache, chunk, demand).expect_err("a second free");
+        assert_eq!((found.kind, found.address), (Kind::Freed, chunk), "{size} bytes");
+        let outcome = core.free_usual::<FreedMeanwhile, SMALL_MAX>(cache, other, demand);
+        assert_ne!(outcome, Freed::Unusual, "{size} bytes, where nobody else is at it");
     }
 }
 
@@ -247,6 +314,24 @@ fn what_is_held_back_is_counted_until_it_is_given_back() {
     let (core, cache) = heap.parts();
     core.flush(cache).expect("nothing was given back twice");
     assert_eq!(cache.quarantine_room, all);
+}
+
+/// A thread that frees what others allocate must not hold ever more.
+#[test]
+fn slots_for_which_a_cache_has_no_room_go_back_to_their_class() {
+    for size in [24, 500, 5000] {
+        let mut heap = Heap::new(Options::DEFAULT);
+        let chunks: Vec<usize> = (0..1000).map(|_| heap.allocate(size)).collect();
+        chunks.iter().for_each(|&chunk| heap.free(chunk));
+        let (core, cache) = heap.parts();
+        let mark = cache.mark;
+        let is_held = |chunk: usize| core.arena.own_region(chunk).own_slot(chunk).state.load(Ordering::Relaxed) == mark;
+        let held = chunks.iter().filter(|&&chunk| is_held(chunk)).count();
+        assert!((2..200).contains(&held), "{size} bytes: {held} held back or ready");
+        for &chunk in &chunks {
+            assert!(core.locate(chunk, Operation::Free).is_err(), "{size} bytes: a second free");
+        }
+    }
 }
 
 /// However little a quarantine may hold, and however much of it other classes have, a slot waits for two others.

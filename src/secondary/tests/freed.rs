@@ -139,6 +139,21 @@ fn a_freed_chunk_is_never_left_accessible_where_that_is_not_rationed() {
     }
 }
 
+/// To zero it for the next user would bring all of it into memory.
+#[test]
+fn a_long_chunk_of_which_little_is_in_memory_is_not_kept() {
+    for (touched, is_kept) in [(1, false), (3 * MIB, true)] {
+        let large = Large::new(KEPT_FOR_EVER);
+        let chunk = large.allocate(3 * MIB);
+        bytes(chunk, touched).fill(1);
+        large.secondary.state.lock().cache.make_hot();
+        assert!(large.release(chunk));
+        assert_eq!(large.kept() > 0, is_kept, "{touched} bytes");
+        assert_eq!(large.budget.used(), large.kept());
+        assert!(!is_accessible(chunk) && large.is_known_as_freed(chunk));
+    }
+}
+
 /// The ration: a burst of frees, and what comes seldom, has it in `default` too.
 #[test]
 fn the_first_freed_chunks_are_inaccessible_where_it_is_rationed() {
@@ -220,6 +235,27 @@ fn an_address_stays_known_until_as_many_bytes_were_freed_as_the_option_says() {
     let last = large.allocate(MIB);
     assert!(large.release(last));
     assert!(matches!(large.find(first), Found::Nothing));
+    assert!(large.is_known_as_freed(last));
+}
+
+/// Each of many threads has entered its chunk before any of them looks for what has to leave.
+#[test]
+fn what_has_to_leave_a_queue_that_is_full_is_unmapped() {
+    let large = Large::new(NOTHING_KEPT);
+    let chunks: Vec<usize> = (0..1002).map(|_| large.allocate(16)).collect();
+    let (&last, others) = chunks.split_last().expect("chunks");
+    let first = large.live(others[0]);
+    for &chunk in others {
+        let mut state = large.secondary.state.lock();
+        state.table.get(chunk).expect("it is known").live = false;
+        assert!(state.enqueue(chunk, 16).is_none());
+    }
+    assert!(large.is_known_as_freed(others[0]));
+    assert!(large.release(last));
+    assert!(matches!(large.find(others[0]), Found::Nothing));
+    // SAFETY: a question to the kernel, which may be about any address.
+    let is_mapped = |page| unsafe { libc::msync(core::ptr::without_provenance_mut(page), PAGE, libc::MS_ASYNC) == 0 };
+    assert!(!(first.map_start..first.map_end()).step_by(PAGE).any(is_mapped));
     assert!(large.is_known_as_freed(last));
 }
 
