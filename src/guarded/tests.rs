@@ -439,7 +439,7 @@ fn slots_by_the_hundred_each_have_their_own_entry_and_traces() {
 
 #[test]
 fn the_table_takes_the_bytes_of_its_parts_and_lies_between_guard_pages() {
-    for slots in [1, 64, 1000] {
+    for slots in [1, 64, 1000, 3000] {
         let mut pool = Pool::with(&Options { sample_rate: 1000, guarded_slots: slots as u32, ..Options::FUZZ }, 5);
         pool.allocate(1, 1);
         let parts = [size_of::<Entry>(), size_of::<u16>(), size_of::<SlotFrames>()];
