@@ -363,31 +363,22 @@ fn one_chunk_in_eight_begins_where_its_pages_do() {
 }
 
 #[test]
-fn any_slot_may_be_the_first_one_used_and_a_new_source_of_randomness_changes_the_order() {
+fn any_slot_may_be_the_first_one_used() {
     let first = |seed| {
         let mut pool = Pool::with(&Options { guarded_slots: 2, ..Options::FUZZ }, seed);
         let chunk = pool.allocate(100, 1);
         pool.guarded.slot_of(chunk).expect("in the pool")
     };
-    let firsts: std::collections::BTreeSet<usize> = (0..20).map(first).collect();
+    let firsts: std::collections::BTreeSet<usize> = (0..40).map(first).collect();
     assert!(firsts.into_iter().eq(0..2));
+}
 
-    let order = |new_source: bool| {
-        let mut pool = Pool::new(64);
-        let mut slots = Vec::new();
-        for round in 0..200 {
-            if new_source && round == 10 {
-                pool.guarded.reseed(Random::from_number(99));
-            }
-            let chunk = pool.allocate(100, 1);
-            slots.push(pool.guarded.slot_of(chunk));
-            pool.free(chunk).expect("a correct free");
-        }
-        slots
-    };
-    let (same, other) = (order(false), order(true));
-    assert_eq!(same, order(false));
-    assert!(same[..10] == other[..10] && same != other);
+/// A child would otherwise use slots in its parent's order.
+#[test]
+fn a_new_source_of_randomness_is_the_one_that_is_drawn_from() {
+    let pool = Pool::new(1);
+    pool.guarded.reseed(Random::from_number(99));
+    assert_eq!(pool.guarded.state.lock().random.u64(), Random::from_number(99).u64());
 }
 
 /// A chunk whose alignment leaves bytes behind it, in a slot: long, so that they are not all within reach of its start.
@@ -487,20 +478,11 @@ fn calls_are_the_same_whether_the_depot_has_them_or_not() {
     };
     let (a, b) = (numbered(&pool, 0x1000), numbered(&pool, 0x2000));
     let whole = called_from;
-    for (size, caller) in [
-        (1, a),
-        (2, whole(0x1000)),
-        (4, a),
-        (8, b),
-        (16, whole(0x2000)),
-        (32, b),
-        (64, whole(0x3000)),
-        (128, whole(0x2000)),
-    ] {
+    for (size, caller) in [(1, a), (2, b), (4, a), (8, whole(0x2000)), (16, whole(0x3000)), (32, whole(0x3000))] {
         pool.allocate_for(size, 4, Origin::Malloc, caller).expect("a slot");
     }
     let mut groups = Vec::new();
     pool.guarded.for_each_leak(|count, bytes, trace| groups.push((trace.frames[0], count, bytes)));
     groups.sort_unstable();
-    assert_eq!(groups, [(0x1000, 3, 7), (0x2000, 4, 184), (0x3000, 1, 64)]);
+    assert_eq!(groups, [(0x1000, 2, 5), (0x2000, 2, 10), (0x3000, 2, 48)]);
 }
