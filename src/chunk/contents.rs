@@ -427,9 +427,11 @@ mod tests {
                 // The same in two words: what is joined must not cancel out.
                 for pair in 1..words.min(12) {
                     let (first, second) = (chunk.cast::<u64>(), chunk.cast::<u64>().add(pair));
-                    (first.write(0x4141), second.write(0x4141));
+                    first.write(0x4141);
+                    second.write(0x4141);
                     assert!(!V::is_zero(chunk, &extent), "words 0 and {pair} of {words}");
-                    (first.write(0), second.write(0));
+                    first.write(0);
+                    second.write(0);
                 }
             }
         }

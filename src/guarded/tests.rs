@@ -291,7 +291,8 @@ fn a_freed_slot_keeps_its_last_page_where_all_chunks_are_guarded_until_a_purge()
                 // SAFETY: a live chunk so long.
                 unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(1, size) }
             };
-            (fill(chunk), fill(live));
+            fill(chunk);
+            fill(live);
             let resident = |chunk| {
                 let (start, end) = pages_of(&pool, chunk);
                 mapping::resident(start, end - start)
@@ -356,7 +357,7 @@ fn one_chunk_in_eight_begins_where_its_pages_do() {
     let left = (0..800).filter(|_| {
         let chunk = pool.allocate(100, 1);
         pool.free(chunk).expect("a correct free");
-        chunk % PAGE == 0
+        chunk.is_multiple_of(PAGE)
     });
     // A hundred, give or take the luck of a fixed seed.
     assert!((70..=130).contains(&left.count()));
