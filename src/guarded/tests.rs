@@ -216,8 +216,7 @@ fn each_half_of_a_guard_page_belongs_to_the_chunk_that_it_borders() {
                 assert_eq!(
                     near(address),
                     Some((nearest, true)),
-                    "{size} bytes, {} behind slot {slot}",
-                    address - end + PAGE
+                    "{size} bytes: {address:#x}, where slot {slot} ends at {end:#x}"
                 );
             }
         }
