@@ -410,7 +410,9 @@ mod tests {
     }
 
     fn every_byte_of_every_length_is_looked_at<V: Vectors>() {
-        for (words, header) in lengths().flat_map(|words| [(words, !0), (words, 0x84)]) {
+        // Blocks of short ones begin in the header, whatever stands there.
+        let headers = |words| if words < 16 { &[!0, 0x84][..] } else { &[!0] };
+        for (words, &header) in lengths().flat_map(|words| headers(words).iter().map(move |header| (words, header))) {
             let mut memory = slot(words, 0, header);
             let chunk = memory[1..].as_mut_ptr().cast::<u8>();
             let extent = Extent::new(words * 8);
