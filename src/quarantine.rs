@@ -231,6 +231,8 @@ mod tests {
                 }
                 length += grown;
                 prop_assert_eq!(ring.length(), length);
+                // SAFETY: a ring that lives.
+                prop_assert_eq!(unsafe { Ring::peek_length(&raw const ring) }, length);
                 prop_assert_eq!(inside.len(), ring.length());
                 prop_assert!(ring.length() <= usize::from(most));
             }

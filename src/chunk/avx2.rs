@@ -280,57 +280,25 @@ pub(crate) unsafe fn is_window(
 
 #[cfg(test)]
 mod tests {
-    use super::super::contents::{Vectors, Wide};
-    use super::Extent;
+    use super::{PART, is_zero_part};
 
-    /// A header's word, `words` words, and one behind that is not the slot's.
-    fn slot(words: usize, contents: u64) -> Vec<u64> {
-        let mut memory = vec![contents; words + 2];
-        memory[0] = !0;
-        memory[words + 1] = !0;
-        memory
-    }
-
-    /// Lengths of user areas: every class of the fine kind, and some that are longer.
-    fn lengths() -> impl Iterator<Item = usize> {
-        (1..128).step_by(2).chain([129, 161, 513, 1025, 2049])
-    }
-
-    fn present() -> bool {
-        let present = crate::os::process::has_native_vectors();
-        if !present {
+    /// What is taken for written is zeroed, and so made resident: nothing that is zero may be.
+    #[test]
+    fn a_part_is_zero_if_every_byte_of_it_is_and_those_beside_it_do_not_count() {
+        if !crate::os::process::has_native_vectors() {
             eprintln!("this CPU has no AVX2: nothing to test");
+            return;
         }
-        present
-    }
-
-    #[test]
-    fn zeroing_clears_the_user_area_and_nothing_behind_it() {
-        for words in lengths().filter(|_| present()) {
-            let mut memory = slot(words, !0);
-            // SAFETY: `words` words behind the header, which short areas take along.
-            unsafe { Wide::zero(memory.as_mut_ptr().add(1).cast(), words * 8, &Extent::new(words * 8)) };
-            assert!(memory[1..=words].iter().all(|&word| word == 0), "{words} words");
-            assert!(memory[words + 1] == !0 && memory[0] == !0, "{words} words");
-        }
-    }
-
-    #[test]
-    fn every_byte_that_is_not_zero_is_found_and_neighbours_do_not_count() {
-        for words in lengths().filter(|_| present()) {
-            let mut memory = slot(words, 0);
-            let chunk = memory[1..].as_mut_ptr().cast::<u8>();
-            let extent = Extent::new(words * 8);
-            // SAFETY: all within `memory`.
-            unsafe {
-                assert!(Wide::is_zero(chunk, &extent), "{words} words");
-                for at in 0..words * 8 {
-                    for value in [1, 0x80] {
-                        chunk.add(at).write(value);
-                        assert!(!Wide::is_zero(chunk, &extent), "byte {at} of {words} words");
-                    }
-                    chunk.add(at).write(0);
-                }
+        let mut memory = [0_u8; PART + 2];
+        (memory[0], memory[PART + 1]) = (!0, !0);
+        let part = memory[1..].as_mut_ptr();
+        // SAFETY: `PART` bytes of `memory`, and the CPU has AVX2.
+        unsafe {
+            assert!(is_zero_part(part));
+            for at in 0..PART {
+                part.add(at).write(1);
+                assert!(!is_zero_part(part), "byte {at}");
+                part.add(at).write(0);
             }
         }
     }

@@ -231,6 +231,7 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     use super::super::contents::Wide;
     use super::{WINDOW, check, fill, fill_window, is_intact};
+    use crate::os::mapping::{self, PAGE};
     use crate::random::Random;
     use proptest::prelude::*;
 
@@ -270,6 +271,8 @@ mod tests {
                 fill(chunk, size, capacity, secrets().canary(CHECKSUM));
                 prop_assert_eq!(check(chunk, size, capacity, secrets().canary(CHECKSUM)), Ok(()));
                 prop_assert!(intact(false, chunk, size, capacity));
+                // More than there can be counts as damaged.
+                prop_assert_eq!(intact(true, chunk, size, capacity), capacity - size <= WINDOW);
                 for at in 0..size {
                     prop_assert_eq!(chunk.add(at).read(), 0x5a);
                 }
@@ -366,5 +369,25 @@ mod tests {
             }
             assert_eq!(compared(), Ok(()));
         }
+    }
+
+    /// Behind the last slot of a region lies a guard page.
+    #[test]
+    fn no_byte_behind_the_slot_is_read() {
+        let start = mapping::reserve(0, 2 * PAGE).expect("address space");
+        mapping::commit(start, PAGE).expect("memory");
+        let canary = secrets().canary(CHECKSUM);
+        for capacity in [8, 24, 56, 72, 104, 488, 1000, 4088] {
+            let chunk = core::ptr::with_exposed_provenance_mut::<u8>(start + PAGE - capacity);
+            for size in [0, 1, capacity / 2, capacity - 1, capacity] {
+                // SAFETY: the last bytes of a page that is ours, behind which reading faults.
+                unsafe {
+                    chunk.write_bytes(0, capacity);
+                    fill(chunk, size, capacity, canary);
+                    assert_eq!(check(chunk, size, capacity, canary), Ok(()));
+                }
+            }
+        }
+        mapping::unmap(start, 2 * PAGE);
     }
 }

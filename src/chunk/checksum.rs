@@ -169,7 +169,7 @@ pub(crate) fn write(chunk: usize, header: Header) {
 #[cfg(test)]
 mod tests {
     use super::super::canary::Windows;
-    use super::{Crc, Portable, Secrets};
+    use super::{Crc, Portable, Seal, Secrets};
     use crate::random::Random;
     use proptest::prelude::*;
 
@@ -300,6 +300,49 @@ mod tests {
         for free in [live.freed(), Fields::FRESH] {
             assert_eq!(secrets.expected::<Portable>(address, free), secrets.free_seal(address, free.0));
         }
+    }
+
+    /// Every bit: a write to the header of a free slot is noticed whatever it changes, and one slot's does not pass for another's.
+    #[test]
+    fn the_seal_of_a_free_slot_depends_on_every_bit_of_its_address_and_fields() {
+        let mut random = Random::from_number(9);
+        for _ in 0..100 {
+            let secrets = Secrets::draw(&mut random);
+            let (address, fields) = (random.u64() as usize & 0x7fff_ffff_fff0, random.u32());
+            let seal = secrets.free_seal(address, fields);
+            assert!((0..47).all(|bit| secrets.free_seal(address ^ 1 << bit, fields) != seal));
+            assert!((0..32).all(|bit| secrets.free_seal(address, fields ^ 1 << bit) != seal));
+            assert_ne!(Secrets::draw(&mut random).free_seal(address, fields), seal);
+        }
+    }
+
+    #[test]
+    fn with_and_without_the_instruction_a_seal_expects_what_its_secrets_say() {
+        use super::super::header::{Fields, Origin};
+        let secrets = Secrets::draw(&mut Random::from_number(10));
+        let (address, live) = (0x7000_0000_0010, Fields::allocated(100, 4, Origin::New));
+        let portable = Seal { secrets, has_instruction: false };
+        assert_eq!(portable.expected(address, live), secrets.checksum::<Portable>(address, live.0));
+        assert_eq!(portable.checksum(address, live.0), secrets.checksum::<Portable>(address, live.0));
+        assert_eq!(portable.expected(address, live.freed()), secrets.free_seal(address, live.freed().0));
+        #[cfg(target_arch = "x86_64")]
+        if crate::os::process::has_crc32_instruction() {
+            use super::Instruction;
+            let seal = Seal { secrets, has_instruction: true };
+            assert_eq!(seal.expected(address, live), secrets.checksum::<Instruction>(address, live.0));
+        }
+    }
+
+    #[test]
+    fn a_header_is_written_and_read_in_front_of_its_chunk() {
+        use super::super::header::{Fields, Header};
+        let seal = Seal { secrets: Secrets::draw(&mut Random::from_number(11)), has_instruction: false };
+        let mut memory = [!0_u64; 3];
+        let chunk = memory.as_mut_ptr().expose_provenance() + 8;
+        seal.write_fresh(chunk);
+        let sealed = Header::seal(Fields::FRESH, seal.secrets.free_seal(chunk, Fields::FRESH.0));
+        assert_eq!(super::read(chunk), sealed);
+        assert_eq!(memory, [sealed.0, !0, !0]);
     }
 
     #[test]

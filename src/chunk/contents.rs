@@ -383,8 +383,120 @@ pub(crate) unsafe fn first_nonzero(chunk: *const u8, bytes: usize) -> Option<usi
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, first_nonzero, is_zero, zero};
+    use super::{Extent, Ordinary, PAGE, Vectors, first_nonzero, is_zero, is_zero_at_edges, zero};
     use proptest::prelude::*;
+
+    /// A header's word, `words` words, and one behind that is not the slot's.
+    fn slot(words: usize, contents: u64, header: u64) -> Vec<u64> {
+        let mut memory = vec![contents; words + 2];
+        memory[0] = header;
+        memory[words + 1] = !0;
+        memory
+    }
+
+    /// Lengths of user areas, in words: all short ones, and some of each way to do longer ones.
+    fn lengths() -> impl Iterator<Item = usize> {
+        (1..=130).chain([143, 144, 145, 161, 513, 1025, 1040, 2049])
+    }
+
+    fn zeroing_clears_every_length<V: Vectors>() {
+        for words in lengths() {
+            let mut memory = slot(words, !0, !0);
+            // SAFETY: `words` words behind the header.
+            unsafe { V::zero(memory.as_mut_ptr().add(1).cast(), words * 8, &Extent::new(words * 8)) };
+            assert!(memory[1..=words].iter().all(|&word| word == 0), "{words} words");
+            assert!(memory[words + 1] == !0 && memory[0] == !0, "{words} words");
+        }
+    }
+
+    fn every_byte_of_every_length_is_looked_at<V: Vectors>() {
+        // Blocks of short ones begin in the header, whatever stands there.
+        let headers = |words| if words < 16 { &[!0, 0x84][..] } else { &[!0] };
+        for (words, &header) in lengths().flat_map(|words| headers(words).iter().map(move |header| (words, header))) {
+            let mut memory = slot(words, 0, header);
+            let chunk = memory[1..].as_mut_ptr().cast::<u8>();
+            let extent = Extent::new(words * 8);
+            // SAFETY: all within `memory`.
+            unsafe {
+                assert!(V::is_zero(chunk, &extent), "{words} words behind {header:#x}");
+                for at in 0..words * 8 {
+                    for value in [1, 0x80] {
+                        chunk.add(at).write(value);
+                        assert!(!V::is_zero(chunk, &extent), "byte {at} of {words} words");
+                    }
+                    chunk.add(at).write(0);
+                }
+                // The same in two words: what is joined must not cancel out.
+                for pair in 1..words.min(12) {
+                    let (first, second) = (chunk.cast::<u64>(), chunk.cast::<u64>().add(pair));
+                    first.write(0x4141);
+                    second.write(0x4141);
+                    assert!(!V::is_zero(chunk, &extent), "words 0 and {pair} of {words}");
+                    first.write(0);
+                    second.write(0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeroing_clears_the_user_area_and_nothing_beside_it() {
+        zeroing_clears_every_length::<Ordinary>();
+        #[cfg(target_arch = "x86_64")]
+        if crate::os::process::has_native_vectors() {
+            zeroing_clears_every_length::<super::Wide>();
+        }
+    }
+
+    #[test]
+    fn every_byte_that_is_not_zero_is_found_and_neighbours_do_not_count() {
+        every_byte_of_every_length_is_looked_at::<Ordinary>();
+        #[cfg(target_arch = "x86_64")]
+        if crate::os::process::has_native_vectors() {
+            every_byte_of_every_length_is_looked_at::<super::Wide>();
+        }
+    }
+
+    /// The pages between belong to the slot alone, and were released.
+    #[test]
+    fn only_the_first_and_last_page_of_a_slot_that_share_others_bytes_are_looked_at() {
+        let mut memory = vec![0_u64; 5 * PAGE / 8];
+        let front = memory.as_ptr().addr().next_multiple_of(PAGE) - memory.as_ptr().addr();
+        let base = memory.as_mut_ptr().cast::<u8>().wrapping_add(front);
+        for (start, end) in [
+            (8, 3 * PAGE + 80),
+            (0, 2 * PAGE + 8),
+            (PAGE - 8, 3 * PAGE),
+            (PAGE - 16, 3 * PAGE + 16),
+            (16, 2000),
+            (48, PAGE),
+            (PAGE - 32, PAGE + 32),
+        ] {
+            for at in (start..end).step_by(8).flat_map(|word| [word, word + 7]) {
+                // The page that an end lies in; at the end of one, it is that of the next slot.
+                let shared = at / PAGE == start / PAGE || at / PAGE == end / PAGE;
+                // SAFETY: four pages from `base` on lie in `memory`.
+                unsafe {
+                    base.add(at).write(1);
+                    let zero = is_zero_at_edges(base.add(start), end - start);
+                    base.add(at).write(0);
+                    assert_eq!(zero, !shared, "byte {at} of {start}..{end}");
+                }
+            }
+            // SAFETY: as above.
+            unsafe {
+                if start > 0 {
+                    base.add(start - 1).write(1);
+                }
+                base.add(end).write(1);
+                assert!(is_zero_at_edges(base.add(start), end - start), "{start}..{end}: neighbours count");
+                if start > 0 {
+                    base.add(start - 1).write(0);
+                }
+                base.add(end).write(0);
+            }
+        }
+    }
 
     proptest! {
         #[test]

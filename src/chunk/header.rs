@@ -159,7 +159,7 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fields, Header, Origin, State};
+    use super::{Fields, Header, Origin, SIZE_BITS, State};
     use proptest::prelude::*;
 
     #[test]
@@ -173,6 +173,13 @@ mod tests {
             let freed = byte == 0x84;
             assert_eq!(Fields(byte | 0x1230_5600).has_valid_marker(), of_headers.contains(&byte) || freed, "{byte:#x}");
         }
+    }
+
+    /// None has: but what is asked for is compared with headers.
+    #[test]
+    fn a_size_that_no_header_can_hold_leaves_the_other_fields_alone() {
+        let fields = Fields::allocated((5 << SIZE_BITS) + 100, 4, Origin::New);
+        assert_eq!((fields.size(), fields.align_log2(), fields.origin()), (100, 4, Some(Origin::New)));
     }
 
     proptest! {

@@ -107,4 +107,23 @@ mod tests {
         // The part behind the one that was written is zeroed unseen.
         assert_eq!(looks.borrow().len(), 62);
     }
+
+    /// Chunks begin behind a header, so never where a part does.
+    #[test]
+    fn whole_parts_inside_a_chunk_are_looked_at_and_no_others() {
+        let mut memory = vec![0_u8; 16 * PART];
+        let front = memory.as_ptr().align_offset(PART);
+        let base = memory[front..].as_mut_ptr();
+        for (start, end) in [(8, 10 * PART), (PART - 8, 9 * PART + 8), (2 * PART, 9 * PART - 8), (16, 8 * PART + 16)] {
+            let looks = RefCell::new(Vec::new());
+            let look = |part: *const u8| {
+                looks.borrow_mut().push(part.addr() - base.addr());
+                true
+            };
+            // SAFETY: inside `memory`.
+            unsafe { zero(base.add(start), end - start, look) };
+            let whole = (0..15).map(|part| part * PART).filter(|&part| start <= part && part + PART <= end);
+            assert!(looks.borrow().iter().copied().eq(whole), "{start}..{end}: {:?}", looks.borrow());
+        }
+    }
 }

@@ -91,5 +91,20 @@ mod tests {
         let mut rest: Vec<_> = core::iter::from_fn(|| queue.pop(&mut places, &mut random)).collect();
         rest.sort_unstable();
         assert_eq!(rest, (0..64).collect::<Vec<_>>());
+        assert_eq!(queue.next(&places), None, "of none that waits");
+    }
+
+    #[test]
+    fn the_next_slot_is_any_of_an_eighth_of_those_that_wait_and_of_32_at_most() {
+        for (waiting, among) in [(1_u16, 1), (15, 1), (16, 2), (68, 8), (255, 31), (256, 32), (1000, 32)] {
+            let firsts: std::collections::BTreeSet<u16> = (0..500)
+                .map(|seed| {
+                    let (mut places, mut queue) = (vec![0; waiting.into()], Queue::EMPTY);
+                    (0..waiting).for_each(|slot| queue.push(&mut places, slot));
+                    queue.pop(&mut places, &mut Random::from_number(seed)).expect("a slot")
+                })
+                .collect();
+            assert!(firsts.iter().copied().eq(0..among), "of {waiting}: {firsts:?}");
+        }
     }
 }

@@ -76,7 +76,65 @@ pub(super) unsafe fn first_change(start: usize, end: usize, word: u64) -> Option
 
 #[cfg(test)]
 mod tests {
-    use super::{fill, first_change};
+    use super::{REACH, back_of, canary_of, fill, first_change, front_of};
+    use crate::chunk::checksum::{Seal, Secrets};
+    use crate::chunk::header::Origin;
+    use crate::guarded::table::Chunk;
+    use crate::os::mapping::PAGE;
+    use crate::random::Random;
+
+    #[test]
+    fn the_nearest_bytes_on_either_side_are_canary_as_far_as_the_page_and_the_slot_reach() {
+        let page = 0x7000_0000_0000;
+        assert_eq!(front_of(page), page);
+        assert_eq!(front_of(page + 10), page);
+        assert_eq!(front_of(page + REACH + 16), page + 16);
+        let end = page + PAGE;
+        assert_eq!(back_of(end, end), end);
+        assert_eq!(back_of(end - 10, end), end);
+        assert_eq!(back_of(end - REACH - 16, end), end - 16);
+    }
+
+    #[test]
+    fn no_two_chunks_have_the_same_canary() {
+        let mut random = Random::from_number(5);
+        let seals = [(); 8].map(|()| Seal { secrets: Secrets::draw(&mut random), has_instruction: false });
+        let canaries: std::collections::BTreeSet<u64> = seals
+            .iter()
+            .flat_map(|seal| (0..8).map(move |number| (seal, number)))
+            .map(|(seal, number)| {
+                let address = 0x7000_0000_0000 + number % 4 * PAGE;
+                let size = 100 + number / 4;
+                canary_of(seal, &Chunk { address, size, origin: Origin::Malloc, align_log2: 4 })
+            })
+            .collect();
+        assert_eq!(canaries.len(), 64);
+    }
+
+    /// A pattern of changes must not cancel out, nor look like no change because nothing is left.
+    #[test]
+    fn changes_are_found_however_many_there_are_and_whatever_they_leave() {
+        let word = 0x8182_8384_8586_8788;
+        let mut memory = [0_u64; 8];
+        let base = memory.as_mut_ptr().expose_provenance();
+        for (start, end) in [(1, 4), (1, 8), (8, 24), (3, 40), (8, 64), (0, 16), (5, 29)] {
+            let range = || start..end;
+            for (first, step) in range().flat_map(|first| [1, 2, 3, 7, 8, 16].map(|step| (first, step))) {
+                for erase in [false, true] {
+                    // SAFETY: within `memory`.
+                    unsafe {
+                        fill(base + start, base + end, word);
+                        for at in range().filter(|at| *at >= first && (at - first).is_multiple_of(step)) {
+                            let place = core::ptr::with_exposed_provenance_mut::<u8>(base + at);
+                            place.write(if erase { 0 } else { place.read() ^ 0x40 });
+                        }
+                        let found = first_change(base + start, base + end, word).map(|found| found.0 - base);
+                        assert_eq!(found, Some(first), "every {step} of {start}..{end}, erased: {erase}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_changed_byte_is_found_and_none_outside_is_touched() {

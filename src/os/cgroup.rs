@@ -119,6 +119,7 @@ fn quota(read: &impl Fn(&CStr, &mut [u8]) -> Option<usize>, folder: &[&[u8]; 2])
 #[cfg(test)]
 mod tests {
     use super::{Allowed, EVERYTHING, allowed_by};
+    use core::cell::RefCell;
 
     /// What is allowed where these files are.
     fn with(groups: &str, files: &[(&str, &str)]) -> Allowed {
@@ -176,6 +177,28 @@ mod tests {
         // A tree without controllers is no sign of it.
         let files = [("/sys/fs/cgroup/memory.max", "4096\n")];
         assert_eq!(with("1:name=systemd:/\n0::/\n", &files).memory, 4096);
+    }
+
+    /// Each file that is asked for takes microseconds of every start.
+    #[test]
+    fn the_files_of_each_group_up_to_the_root_are_asked_for_once() {
+        for (groups, folders) in [("0::/a/b", &["/a/b", "/a", ""][..]), ("0::/a", &["/a", ""]), ("0::/", &[""])] {
+            let asked = RefCell::new(Vec::new());
+            allowed_by(groups.as_bytes(), |path, _| {
+                asked.borrow_mut().push(path.to_str().expect("text").to_owned());
+                None
+            });
+            let files = |folder: &&str| ["memory.max", "cpu.max"].map(|name| format!("/sys/fs/cgroup{folder}/{name}"));
+            assert_eq!(asked.into_inner(), folders.iter().flat_map(files).collect::<Vec<_>>(), "{groups}");
+        }
+    }
+
+    #[test]
+    fn what_version_1_says_without_a_limit_is_none_whatever_the_size_of_a_page() {
+        for (number, limit) in [(u64::MAX >> 1 & !0xffff, usize::MAX), (1 << 60, usize::MAX), (1 << 59, 1 << 59)] {
+            let files = [("/sys/fs/cgroup/memory/memory.limit_in_bytes", &*number.to_string())];
+            assert_eq!(with("4:memory:/\n", &files).memory, limit, "{number}");
+        }
     }
 
     #[test]

@@ -181,8 +181,9 @@ impl MappingCache {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS, LARGEST, LEAST, MOST, MappingCache, ORDINARY, PLACES, SHARE};
+    use super::{ALWAYS, HOT, LARGEST, LEAST, MISSED, MOST, MappingCache, ORDINARY, PLACES, SHARE};
     use crate::chunk::header::Origin;
+    use crate::os::process;
     use crate::secondary::table::Entry;
 
     const KIB: usize = 1 << 10;
@@ -204,6 +205,7 @@ mod tests {
         let mut cache = cache();
         for (chunk, kib) in [(1, 320), (2, 300), (3, 310), (4, 500)] {
             assert_eq!(cache.put(&entry(chunk, kib * KIB), 0), None);
+            assert!(!cache.is_empty());
         }
         assert_eq!(cache.take(260 * KIB), Some(2));
         assert_eq!(cache.take(260 * KIB), Some(3));
@@ -254,19 +256,61 @@ mod tests {
 
     #[test]
     fn a_loop_that_misses_what_had_to_go_brings_what_is_kept_to_twice_the_share() {
-        let mut cache = cache();
-        cache.put(&entry(1, LEAST), 0);
-        cache.put(&entry(2, LEAST), 0);
-        assert_eq!(cache.take(3 * LEAST), None, "nothing had to go yet");
-        cache.put(&entry(3, 1), 0);
-        assert_eq!([(); 3].map(|()| cache.take_surplus()), [Some(1), Some(2), None]);
-        for chunk in 4..=8 {
-            assert_eq!(cache.take(3 * LEAST), None);
-            cache.put(&entry(chunk, LEAST), 0);
-            let surplus = cache.take_surplus();
-            assert_eq!(surplus, [None, Some(3), Some(4), Some(5), Some(6)][chunk - 4]);
+        let kept = || {
+            let mut cache = cache();
+            cache.put(&entry(1, LEAST), 0);
+            cache.put(&entry(2, LEAST), 0);
+            assert_eq!(cache.take(3 * LEAST), None, "nothing had to go yet");
+            cache.put(&entry(3, 1), 0);
+            assert_eq!([(); 3].map(|()| cache.take_surplus()), [Some(1), Some(2), None]);
+            let surplus = [4, 5, 6, 7, 8].map(|chunk| {
+                assert_eq!(cache.take(3 * LEAST), None);
+                cache.put(&entry(chunk, LEAST), 0);
+                cache.take_surplus()
+            });
+            (surplus, cache.bytes())
+        };
+        // The test may be held up between an eviction and a miss, but not each time.
+        assert!((0..100).any(|_| kept() == ([None, Some(3), Some(4), Some(5), Some(6)], 2 * LEAST)));
+    }
+
+    #[test]
+    fn a_miss_lets_as_much_more_be_kept_as_was_asked_for_and_a_late_one_nothing() {
+        let extra = |milliseconds_ago: u32| {
+            let mut cache = cache();
+            cache.put(&entry(1, LEAST), 0);
+            cache.evicted_at = (process::milliseconds() as u32).wrapping_sub(milliseconds_ago);
+            assert_eq!(cache.take(3 * LEAST / 2 + 1), None);
+            cache.extra = 0;
+            assert_eq!([300 * KIB, 200 * KIB].map(|needed| cache.take(needed)), [None; 2]);
+            cache.extra
+        };
+        assert!((0..100).any(|_| extra(0) == 500 * KIB), "held up each time");
+        assert_eq!(extra(MISSED * 10), 0);
+    }
+
+    #[test]
+    fn long_mappings_are_kept_in_a_loop_that_misses_them_and_not_because_of_others() {
+        // Whether one is kept after so many requests for so many bytes, the last one having been refused so long ago.
+        let kept_after = |requests: u32, needed: usize, refused: Option<u32>| {
+            let mut cache = cache();
+            if let Some(milliseconds_ago) = refused {
+                assert!(!cache.takes(ALWAYS + 1));
+                cache.refused_at = cache.refused_at.wrapping_sub(milliseconds_ago);
+            }
+            (0..requests).for_each(|_| assert_eq!(cache.take(needed), None));
+            cache.takes(ALWAYS + 1)
+        };
+        for needed in [ALWAYS + 1, LARGEST] {
+            // The test may be held up in between, but not each time.
+            assert!((0..100).any(|_| kept_after(HOT, needed, Some(0))), "{needed} bytes");
+            assert!(!kept_after(HOT - 1, needed, Some(0)), "{needed} bytes");
+            assert!(!kept_after(HOT, needed, Some(MISSED * 10)), "{needed} bytes, late");
+            assert!(!kept_after(HOT, needed, None), "{needed} bytes, none of which was freed");
         }
-        assert_eq!(cache.bytes(), 2 * LEAST);
+        for needed in [1, ALWAYS, LARGEST + 1] {
+            assert!(!kept_after(HOT, needed, Some(0)), "{needed} bytes");
+        }
     }
 
     #[test]
@@ -278,6 +322,9 @@ mod tests {
         assert_eq!(cache.take_nearest(400 * KIB), Some(1));
         cache.put(&entry(2, 300 * KIB), 0);
         assert_eq!(cache.take_nearest(240 * KIB), Some(2));
+        // No room is left when all of the share is in use.
+        cache.put(&entry(9, LEAST), 0);
+        assert_eq!(cache.take_nearest(300 * KIB), Some(9));
         for (chunk, kib) in [(3, 300), (4, 500), (5, 700)] {
             cache.put(&entry(chunk, kib * KIB), 0);
         }
@@ -316,5 +363,11 @@ mod tests {
         cache.make_hot();
         assert!(cache.takes(ALWAYS + 1) && cache.takes(LARGEST));
         assert!(!cache.takes(LARGEST + 1));
+        // Over is a loop of which something is left.
+        assert_eq!(cache.take_older_than(0), None);
+        assert!(cache.takes(ALWAYS + 1));
+        cache.put(&entry(1, ALWAYS + 1), 0);
+        assert_eq!(cache.take_older_than(0), Some(1));
+        assert!(!cache.takes(ALWAYS + 1));
     }
 }

@@ -334,6 +334,24 @@ mod tests {
     }
 
     #[test]
+    fn a_look_at_a_cache_tells_what_each_class_has_ready_and_in_quarantine() {
+        let cache = cache(Options::DEFAULT);
+        let address = core::ptr::from_mut(cache).expose_provenance();
+        let slot = OwnedSlot::numbered(1);
+        for class in ClassId::all() {
+            // SAFETY: a cache that stays mapped.
+            let seen = || unsafe { ThreadCache::peek(address, class) };
+            assert_eq!(seen(), (0, 0), "not opened yet");
+            let bin = cache.open_bin(class);
+            let ready = (0..1 + class.index()).take_while(|_| bin.ready.push(slot)).count();
+            let held = 1 + class.index() % 8;
+            let mut random = Random::from_number(2);
+            (0..held).for_each(|_| assert_eq!(bin.ring.turn(slot, true, &mut random), Turned::Grown));
+            assert_eq!(seen(), (ready, held), "{} bytes", class.stride());
+        }
+    }
+
+    #[test]
     fn without_a_quarantine_nothing_is_held_back() {
         let cache = cache(Options { quarantine_kb: 0, ..Options::DEFAULT });
         assert_eq!(cache.quarantine_room, 0);
