@@ -192,6 +192,20 @@ fn a_handler_that_comes_later_is_the_only_one() {
     assert_eq!((ended.status.code(), ended.err().as_str()), (Some(7), "the program's handler ran\n"), "{ended:?}");
 }
 
+/// A fuzzer's runtime that found testudo's handler in place has installed none for faults, but saves the input at an abort.
+#[test]
+fn where_a_program_handles_aborts_and_no_faults_an_explained_fault_is_one() {
+    let folder = real::folder();
+    let program = program(folder.path(), WAYS[0]);
+    let ended = run(&program, folder.path(), "profile=fuzz", "saving-freed-read", 24);
+    assert_eq!(ended.status.code(), Some(6), "{ended:?}");
+    let text = ended.err();
+    assert!(text.starts_with("testudo: read after free at 0x"), "{ended:?}");
+    assert!(text.ends_with("\nthe input is saved\n"), "{ended:?}");
+    let ended = run(&program, folder.path(), "profile=fuzz", "freed-read", 24);
+    assert_eq!(ended.status.signal(), Some(SIGSEGV), "{ended:?}");
+}
+
 #[test]
 fn faults_that_are_not_the_heaps_end_the_program_as_ever() {
     let folder = real::folder();

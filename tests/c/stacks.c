@@ -51,6 +51,13 @@ static void program_handler(int signal, siginfo_t *information, void *context) {
     _exit(7);
 }
 
+/* What a fuzzer's runtime does about an abort. */
+static void save_input(int signal) {
+    (void)signal;
+    say("the input is saved\n");
+    _exit(6);
+}
+
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "";
     size_t size = argc > 2 ? strtoul(argv[2], NULL, 10) : 24;
@@ -72,6 +79,10 @@ int main(int argc, char **argv) {
     if (strncmp(what, "late-", 5) == 0) {
         sigaction(SIGSEGV, &action, NULL);
         what += 5;
+    }
+    if (strncmp(what, "saving-", 7) == 0) {
+        signal(SIGABRT, save_input);
+        what += 7;
     }
     if (strcmp(what, "overflow") == 0) function_between(size, function_that_writes, (ptrdiff_t)size);
     if (strcmp(what, "overread") == 0) function_between(size, function_that_reads, (ptrdiff_t)size + 3);
