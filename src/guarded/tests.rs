@@ -1,5 +1,8 @@
 //! Claims about guarded slots, each on a pool of its own.
 
+mod memory;
+mod refused;
+
 use super::free::Held;
 use super::table::{Entry, SlotFrames, state};
 use super::{DEPOT_BYTES, GUARDED_MAX, Ground, Guarded, STRIDE};
@@ -129,99 +132,6 @@ fn a_chunk_that_is_another_by_the_time_it_is_held_is_let_go() {
     assert_eq!(entry.state.load(Ordering::Relaxed), state::HELD, "still held");
 }
 
-/// Another thread that has it at this moment gives it back, or has only looked at it.
-#[test]
-fn a_chunk_that_another_thread_holds_is_waited_for() {
-    for (meanwhile, then, outcome) in [
-        (state::CLOSING, state::FREED, Err(Kind::Freed)),
-        (state::HELD, state::LIVE, Ok(())),
-        (state::OPENING, state::LIVE, Ok(())),
-    ] {
-        let mut pool = Pool::new(4);
-        let chunk = pool.allocate(100, 1);
-        let slot: *const _ = pool.state_of(chunk);
-        pool.state_of(chunk).store(meanwhile, Ordering::Relaxed);
-        // SAFETY: the pool lives until the end of this round.
-        when_waiting(move || unsafe { (*slot).store(then, Ordering::Relaxed) });
-        assert_eq!(pool.free(chunk).map_err(|found| found.kind), outcome, "state {meanwhile}");
-        assert!(!has_not_waited(), "state {meanwhile}");
-        assert_eq!(pool.wrong(chunk).kind, Kind::Freed);
-    }
-}
-
-/// A limit on address space: fewer slots, and traces with the slots; or none, for good.
-#[test]
-fn where_the_pool_is_refused_there_are_fewer_slots_or_none() {
-    let mut pool = Pool::new(16);
-    let chunk = with_mappings_up_to(10 * STRIDE, || pool.try_allocate(100, 0x1000)).expect("a slot");
-    for _ in 1..8 {
-        pool.allocate(100, 1);
-    }
-    assert!(pool.try_allocate(100, 1).is_none(), "half of them");
-    assert!(!pool.guarded.depot().is_settled());
-    let history = pool.guarded.history(chunk).expect("it lies in the pool");
-    assert_eq!(history.allocated.map(|caller| caller.trace.frames[0]), Some(0x1000));
-    pool.free(chunk).expect("a correct free");
-
-    let mut none = Pool::new(16);
-    assert!(refusing(&[(Call::Map, ALL)], || none.try_allocate(100, 1)).is_none());
-    assert!(none.try_allocate(100, 1).is_none(), "it is not tried again");
-    assert_eq!(none.budget.used(), 0);
-}
-
-/// Its memory is what is asked for second, after that of the table.
-#[test]
-fn traces_are_kept_with_the_slots_where_the_depot_is_refused() {
-    let mut pool = Pool::new(4);
-    let chunk = refusing(&[(Call::Protect, 0b10)], || pool.try_allocate(100, 0x1000)).expect("a slot");
-    assert!(!pool.guarded.depot().is_settled());
-    pool.free(chunk).expect("a correct free");
-    let history = pool.guarded.history(chunk).expect("it lies in the pool");
-    assert_eq!(history.allocated.map(|caller| caller.trace.frames[0]), Some(0x1000));
-    assert_eq!(history.freed.map(|caller| caller.trace.frames[0]), Some(1));
-}
-
-#[test]
-fn a_slot_whose_pages_are_refused_is_used_later() {
-    let mut pool = Pool::new(2);
-    let first = pool.allocate(100, 1);
-    let used = pool.budget.used();
-    assert!(refusing(&[(Call::Protect, 1)], || pool.try_allocate(5000, 1)).is_none());
-    assert_eq!(pool.budget.used(), used);
-    let second = pool.allocate(5000, 1);
-    assert!(pool.try_allocate(1, 1).is_none(), "no slot is left");
-    for chunk in [first, second] {
-        pool.free(chunk).expect("a correct free");
-    }
-    assert_eq!(pool.budget.used(), 0);
-}
-
-#[test]
-fn a_slot_that_a_limit_on_memory_refuses_is_used_later() {
-    let mut pool = Pool::new(1);
-    pool.budget = Budget::new(PAGE);
-    assert!(pool.try_allocate(5000, 1).is_none(), "two pages");
-    assert_eq!(pool.budget.used(), 0);
-    let chunk = pool.allocate(100, 1);
-    assert_eq!(pool.budget.used(), PAGE);
-    pool.free(chunk).expect("a correct free");
-    assert_eq!(pool.budget.used(), 0);
-}
-
-/// By fresh address space in their place; where that is refused too, nobody gets the slot again.
-#[test]
-fn a_freed_slot_whose_pages_can_not_be_closed_is_replaced_or_lost() {
-    for (calls, is_lost) in [(&[(Call::Protect, 1)][..], false), (&[(Call::Protect, 1), (Call::Map, 1)], true)] {
-        let mut pool = Pool::new(1);
-        let chunk = pool.allocate(100, 1);
-        refusing(calls, || pool.free(chunk)).expect("a correct free");
-        assert_eq!(is_accessible(chunk), is_lost);
-        assert_eq!(pool.budget.used(), 0);
-        assert_eq!(pool.free(chunk).map_err(|found| found.kind), Err(Kind::Freed), "a second free");
-        assert_eq!(pool.try_allocate(100, 1).is_none(), is_lost);
-    }
-}
-
 /// What other threads were about when the process forked will never be finished.
 #[test]
 fn in_a_child_no_slot_waits_for_a_thread_that_is_not_there() {
@@ -259,24 +169,6 @@ fn live_chunks_are_grouped_by_the_calls_that_allocated_them() {
     assert_eq!(history.allocated.map(|caller| caller.trace.frames[0]), Some(0x2000));
     assert_eq!(history.freed.map(|caller| (caller.thread, caller.trace.frames[0])), Some((7, 1)));
     assert!(pool.guarded.history(gone.wrapping_sub(20 * STRIDE)).is_none());
-}
-
-/// The lines of `/proc/self/maps` about a range: where they begin and end, and whether anything may be read there.
-fn mappings(start: usize, end: usize) -> Vec<(usize, usize, bool)> {
-    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is there");
-    let lines = maps.lines().map(|line| {
-        let (range, rest) = line.split_once(' ').expect("a range");
-        let (from, to) = range.split_once('-').expect("two addresses");
-        let [from, to] = [from, to].map(|address| usize::from_str_radix(address, 16).expect("hexadecimal"));
-        (from, to, rest.starts_with('r'))
-    });
-    lines.filter(|&(from, to, _)| from < end && to > start).collect()
-}
-
-/// Readable bytes in a range.
-fn readable(start: usize, end: usize) -> usize {
-    let readable = mappings(start, end).into_iter().filter(|mapping| mapping.2);
-    readable.map(|(from, to, _)| to.min(end) - from.max(start)).sum()
 }
 
 /// The pages of the slot that a chunk lies in.
@@ -334,107 +226,6 @@ fn a_guard_page_with_one_used_slot_beside_it_belongs_to_that_and_an_unused_slot_
     for at in (pool.guarded.end_of(0) - STRIDE..last).step_by(PAGE / 2) {
         let beside = (start - PAGE..end + PAGE).contains(&at);
         assert_eq!(near(at), beside.then_some(chunk), "{:#x} of {start:#x} to {end:#x}", at);
-    }
-}
-
-#[test]
-fn the_pages_of_live_chunks_are_charged_readable_and_counted_and_those_of_freed_ones_are_none_of_these() {
-    let mut pool = Pool::new(16);
-    let sizes = [1, 100, PAGE, PAGE + 1, 5 * PAGE, GUARDED_MAX - 1, GUARDED_MAX];
-    let pages = [1, 1, 1, 2, 5, 16, 16];
-    let (mut chunks, mut bytes, mut all) = (Vec::new(), 0, 0);
-    for (size, pages) in sizes.into_iter().zip(pages) {
-        let chunk = pool.allocate(size, 1);
-        (bytes, all) = (bytes + size, all + pages * PAGE);
-        chunks.push(chunk);
-        assert_eq!(pool.guarded.footprint(), (chunks.len(), bytes, all));
-        assert_eq!(pool.budget.used(), all);
-        let (start, end) = pages_of(&pool, chunk);
-        assert_eq!(readable(start - PAGE, end + PAGE), pages * PAGE, "{size} bytes");
-    }
-    for ((chunk, size), pages) in chunks.into_iter().zip(sizes).zip(pages) {
-        pool.free(chunk).expect("a correct free");
-        (bytes, all) = (bytes - size, all - pages * PAGE);
-        assert_eq!((pool.guarded.footprint().1, pool.guarded.footprint().2, pool.budget.used()), (bytes, all, all));
-        let (start, end) = pages_of(&pool, chunk);
-        assert_eq!(readable(start, end), 0, "{size} bytes");
-    }
-}
-
-/// Every mapping counts against `vm.max_map_count`.
-#[test]
-fn slots_that_were_used_once_need_as_many_mappings_when_they_are_freed_and_used_again() {
-    let mut pool = Pool::new(16);
-    let mut chunks = [(); 16].map(|()| pool.allocate(100, 1));
-    let count = |pool: &Pool| mappings(pool.guarded.end_of(0) - STRIDE, pool.guarded.end_of(15)).len();
-    let used = count(&pool);
-    assert!(used <= 3 * 16 + 1, "{used} mappings");
-    for _ in 0..3 {
-        chunks.into_iter().for_each(|chunk| pool.free(chunk).expect("a correct free"));
-        assert_eq!(count(&pool), used);
-        chunks = [(); 16].map(|()| pool.allocate(100, 1));
-        assert_eq!(count(&pool), used);
-    }
-}
-
-/// Memory behind freed slots: a page of each where every chunk is guarded, until it is asked back; none elsewhere.
-#[test]
-fn a_freed_slot_keeps_its_last_page_where_all_chunks_are_guarded_until_a_purge() {
-    for (sample_rate, kept) in [(1, PAGE), (1000, 0)] {
-        let mut pool = Pool::with(&Options { sample_rate, guarded_slots: 8, ..Options::FUZZ }, 5);
-        for size in [100, 3 * PAGE, GUARDED_MAX] {
-            let [chunk, live] = [(); 2].map(|()| pool.allocate(size, 1));
-            let fill = |chunk| {
-                // SAFETY: a live chunk so long.
-                unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(1, size) }
-            };
-            fill(chunk);
-            fill(live);
-            let resident = |chunk| {
-                let (start, end) = pages_of(&pool, chunk);
-                mapping::resident(start, end - start)
-            };
-            let all = resident(live);
-            assert_eq!((resident(chunk), all), (page_ceil(size), page_ceil(size)));
-            pool.free(chunk).expect("a correct free");
-            assert_eq!(resident(chunk), kept, "{size} bytes");
-            pool.guarded.purge();
-            assert_eq!((resident(chunk), resident(live)), (0, all), "{size} bytes");
-            // SAFETY: a live chunk so long.
-            let contents = unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance::<u8>(live), size) };
-            assert!(contents.iter().all(|&byte| byte == 1));
-            pool.free(live).expect("a correct free");
-        }
-    }
-}
-
-#[test]
-fn what_is_handed_out_again_is_zero_where_it_is_not_filled() {
-    for sample_rate in [1, 1000] {
-        let options = Options { sample_rate, fill_pattern: false, guarded_slots: 2, ..Options::FUZZ };
-        let mut pool = Pool::with(&options, 5);
-        for size in [100, 5000, GUARDED_MAX, 24].into_iter().cycle().take(32) {
-            let chunk = pool.allocate(size, 1);
-            let start = core::ptr::with_exposed_provenance_mut::<u8>(chunk);
-            // SAFETY: a live chunk so long.
-            let contents = unsafe { core::slice::from_raw_parts_mut(start, size) };
-            assert!(contents.iter().all(|&byte| byte == 0), "{size} bytes");
-            contents.fill(1);
-            pool.free(chunk).expect("a correct free");
-        }
-    }
-}
-
-#[test]
-fn a_slot_is_not_lost_when_its_pages_would_exceed_the_limit() {
-    let mut pool = Pool::new(1);
-    pool.budget = Budget::new(PAGE);
-    for round in 0..3 {
-        assert_eq!(pool.allocate_for(PAGE + 1, 4, Origin::Malloc, called_from(1)), None);
-        let before = pool.guarded.table.entry(0).expect("the slot").state.load(Ordering::Relaxed);
-        assert_eq!(before, if round == 0 { state::UNUSED } else { state::FREED });
-        let chunk = pool.allocate(PAGE, 1);
-        pool.free(chunk).expect("a correct free");
     }
 }
 
@@ -524,27 +315,6 @@ fn slots_by_the_hundred_each_have_their_own_entry_and_traces() {
     let again: Vec<usize> = (0..SLOTS).map(|_| pool.allocate(1, 1)).collect();
     let slots: std::collections::BTreeSet<_> = again.into_iter().map(|chunk| pool.guarded.slot_of(chunk)).collect();
     assert_eq!(slots.len(), SLOTS);
-}
-
-#[test]
-fn the_table_takes_the_bytes_of_its_parts_and_lies_between_guard_pages() {
-    for slots in [1, 64, 1000, 3000] {
-        let mut pool = Pool::with(&Options { sample_rate: 1000, guarded_slots: slots as u32, ..Options::FUZZ }, 5);
-        pool.allocate(1, 1);
-        let parts = [size_of::<Entry>(), size_of::<u16>(), size_of::<SlotFrames>()];
-        let bytes = parts.map(|each| page_ceil(slots * each)).iter().sum();
-        assert_eq!(pool.guarded.table_bytes(), bytes);
-        let start = core::ptr::from_ref(pool.guarded.table.entry(0).expect("a slot")).addr();
-        assert_eq!(readable(start - PAGE, start + bytes + PAGE), bytes);
-        assert_eq!(mappings(start - PAGE, start).len() + mappings(start + bytes, start + bytes + PAGE).len(), 2);
-    }
-    let mut pool = Pool::new(1);
-    pool.allocate(1, 1);
-    assert_eq!(
-        pool.guarded.table_bytes(),
-        3 * PAGE + DEPOT_BYTES - 2 * PAGE,
-        "where every chunk is guarded, with a depot"
-    );
 }
 
 /// A long walk, then a short one.
