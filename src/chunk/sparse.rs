@@ -49,6 +49,15 @@ mod tests {
     use core::cell::RefCell;
     use proptest::prelude::*;
 
+    /// What lies in `words` words of `memory` from `offset` on is cleared, and nothing beside them.
+    fn clears<V: Vectors>(mut memory: Vec<u64>, offset: usize, words: usize) -> bool {
+        // SAFETY: `words` words from `offset` lie inside `memory`.
+        unsafe { V::zero(memory[offset..].as_mut_ptr().cast(), words * 8, &Extent::new(words * 8)) };
+        let (front, rest) = memory.split_at(offset);
+        let (inside, behind) = rest.split_at(words);
+        inside.iter().all(|&word| word == 0) && front.iter().chain(behind).all(|&word| word == !0)
+    }
+
     proptest! {
         #[test]
         fn all_that_was_written_is_cleared_and_nothing_else(words in SPARSE / 8..5000, offset in 1_usize..8, written in prop::collection::vec((any::<prop::sample::Index>(), 1_usize..300), 0..8)) {
@@ -59,22 +68,10 @@ mod tests {
             }
             memory[..offset].fill(!0);
             memory[offset + words] = !0;
-            let again = memory.clone();
-            for (mut memory, wide) in [(memory, false), (again, true)] {
-                let (chunk, extent) = (memory[offset..].as_mut_ptr().cast(), Extent::new(words * 8));
-                #[cfg(target_arch = "x86_64")]
-                if wide && crate::os::process::has_native_vectors() {
-                    // SAFETY: `words` words from `offset` lie inside `memory`.
-                    unsafe { crate::chunk::contents::Wide::zero(chunk, words * 8, &extent) };
-                    prop_assert!(memory[offset..offset + words].iter().all(|&word| word == 0));
-                    prop_assert!(memory[..offset].iter().chain(&memory[offset + words..]).all(|&word| word == !0));
-                    continue;
-                }
-                let _ = wide;
-                // SAFETY: as above.
-                unsafe { Ordinary::zero(chunk, words * 8, &extent) };
-                prop_assert!(memory[offset..offset + words].iter().all(|&word| word == 0));
-                prop_assert!(memory[..offset].iter().chain(&memory[offset + words..]).all(|&word| word == !0));
+            prop_assert!(clears::<Ordinary>(memory.clone(), offset, words));
+            #[cfg(target_arch = "x86_64")]
+            if crate::os::process::has_native_vectors() {
+                prop_assert!(clears::<crate::chunk::contents::Wide>(memory, offset, words));
             }
         }
     }

@@ -3,6 +3,8 @@
 //! There is no thread for that. Whoever comes to a slow path when an interval has passed does the work for the whole heap, so
 //! that after a spike memory goes back as long as the program does anything at all. A program that stops altogether
 //! calls `malloc_trim` or keeps what it has.
+//!
+//! The pages of a long slot whose class is rarely freed go back when it is freed, in [`super::free`], unless memory is never to go.
 
 use super::core::Core;
 use crate::os::process;

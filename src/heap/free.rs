@@ -293,7 +293,7 @@ impl Core {
         }
         self.refresh_randomness(cache);
         self.decay_now_and_then(cache);
-        if class.stride() > LONG_SLOT && self.options.release_interval_ms >= 0 && cache.is_rare(class) {
+        if class.stride() > LONG_SLOT && self.options.release_interval_ms >= 0 && cache.note_rare_free(class) {
             give_pages_back(class, slot);
         }
         let stride = class.stride().cast_signed();

@@ -33,26 +33,27 @@ pub(crate) fn allowed() -> Allowed {
 /// What the files of the groups in `/proc/self/cgroup` say, which `read` reads.
 fn allowed_by(groups: &[u8], read: impl Fn(&CStr, &mut [u8]) -> Option<usize>) -> Allowed {
     let mut allowed = EVERYTHING;
-    // Asking the kernel for files that do not exist takes it four times as long as reading one.
-    let mut in_version_1 = false;
+    // Which controllers version 1 has. Asking the kernel for files that do not exist takes it four times as long as reading one.
+    let (mut memory_in_1, mut processors_in_1) = (false, false);
     for line in groups.split(|&byte| byte == b'\n') {
         let mut fields = line.splitn(3, |&byte| byte == b':');
         let (Some(_), Some(controllers), Some(group)) = (fields.next(), fields.next(), fields.next()) else { continue };
         let has = |name: &[u8]| controllers.split(|&byte| byte == b',').any(|controller| controller == name);
         if controllers.is_empty() {
-            // The last line. Beside version 1, version 2 is mounted a step lower, and has none of these controllers.
-            if in_version_1 {
-                continue;
-            }
+            // The last line. A controller is in one version only.
             for_each_group(b"/sys/fs/cgroup", group, |folder| {
-                allowed.memory = allowed.memory.min(number(&read, folder, b"/memory.max").unwrap_or(usize::MAX));
-                allowed.processors = allowed.processors.min(quota(&read, folder).unwrap_or(usize::MAX));
+                if !memory_in_1 {
+                    allowed.memory = allowed.memory.min(number(&read, folder, b"/memory.max").unwrap_or(usize::MAX));
+                }
+                if !processors_in_1 {
+                    allowed.processors = allowed.processors.min(quota(&read, folder).unwrap_or(usize::MAX));
+                }
             });
             continue;
         }
-        in_version_1 |= has(b"memory") || has(b"cpu");
         // One tree may have both.
         if has(b"memory") {
+            memory_in_1 = true;
             for_each_group(b"/sys/fs/cgroup/memory", group, |folder| {
                 // Without a limit it says the largest number of pages that there could be.
                 let limit = number(&read, folder, b"/memory.limit_in_bytes").filter(|&limit| limit < 1 << 60);
@@ -60,6 +61,7 @@ fn allowed_by(groups: &[u8], read: impl Fn(&CStr, &mut [u8]) -> Option<usize>) -
             });
         }
         if has(b"cpu") {
+            processors_in_1 = true;
             for_each_group(b"/sys/fs/cgroup/cpu", group, |folder| {
                 // Without a quota it says -1, and the period need not be read.
                 if let Some(quota) = number(&read, folder, b"/cpu.cfs_quota_us")
@@ -169,14 +171,26 @@ mod tests {
     }
 
     #[test]
-    fn files_of_version_2_are_not_asked_for_beside_version_1() {
-        allowed_by(b"4:memory:/\n0::/\n", |path, _| {
-            assert_eq!(path, c"/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    fn version_2_is_asked_about_the_controllers_that_version_1_does_not_have() {
+        let files = [("/sys/fs/cgroup/memory.max", "4096\n"), ("/sys/fs/cgroup/cpu.max", "100000 100000\n")];
+        let everything = usize::MAX;
+        for (groups, memory, processors) in [
+            ("4:memory:/\n2:cpu,cpuacct:/\n0::/\n", everything, everything),
+            ("4:memory:/\n0::/\n", everything, 1),
+            ("2:cpu:/\n0::/\n", 4096, everything),
+            ("1:name=systemd:/\n0::/\n", 4096, 1),
+        ] {
+            assert_eq!(with(groups, &files), Allowed { memory, processors }, "{groups}");
+        }
+    }
+
+    #[test]
+    fn files_of_version_2_are_not_asked_for_where_version_1_has_both_controllers() {
+        allowed_by(b"4:memory:/\n2:cpu:/\n0::/\n", |path, _| {
+            let path = path.to_str().expect("text");
+            assert!(!path.ends_with(".max"), "{path}");
             None
         });
-        // A tree without controllers is no sign of it.
-        let files = [("/sys/fs/cgroup/memory.max", "4096\n")];
-        assert_eq!(with("1:name=systemd:/\n0::/\n", &files).memory, 4096);
     }
 
     /// Each file that is asked for takes microseconds of every start.

@@ -101,7 +101,7 @@ pub(crate) struct ThreadCache {
     /// Bytes of ready slots that a class may have.
     ready_bytes: u32,
     pub(crate) bins: [Bin; CLASSES],
-    /// When a slot of a class was last asked about by [`Self::is_rare`], in milliseconds, truncated.
+    /// When a slot of a class was last freed, as far as [`Self::note_rare_free`] was told, in milliseconds, truncated.
     freed_at: [u32; CLASSES],
     /// The bins point into these, so a cache stays where it was made.
     ready_slots: UnsafeCell<ReadySlots>,
@@ -225,8 +225,8 @@ impl ThreadCache {
         }
     }
 
-    /// Whether no slot of the class was freed for a while before this one.
-    pub(crate) fn is_rare(&mut self, class: ClassId) -> bool {
+    /// Notes that a slot of the class is freed; tells whether none was for a while before.
+    pub(crate) fn note_rare_free(&mut self, class: ClassId) -> bool {
         let now = process::milliseconds() as u32;
         let Some(freed_at) = self.freed_at.get_mut(class.index()) else { return false };
         now.wrapping_sub(core::mem::replace(freed_at, now)) > RARE
@@ -367,12 +367,12 @@ mod tests {
     fn a_free_is_rare_when_none_of_its_class_came_a_moment_before() {
         let cache = cache(Options::DEFAULT);
         let [class, other] = [60, 61].map(|number| ClassId::new(number).expect("in range"));
-        assert!(cache.is_rare(class));
+        assert!(cache.note_rare_free(class));
         // The test may be held up between two of these, but not each time.
-        assert!((0..100).any(|_| !cache.is_rare(class)));
-        assert!(cache.is_rare(other));
+        assert!((0..100).any(|_| !cache.note_rare_free(class)));
+        assert!(cache.note_rare_free(other));
         std::thread::sleep(std::time::Duration::from_millis(100));
-        assert!(cache.is_rare(class) && cache.is_rare(other));
+        assert!(cache.note_rare_free(class) && cache.note_rare_free(other));
     }
 
     /// Fast paths count nothing and fill nothing, so they may not run where every allocation counts or is filled.
