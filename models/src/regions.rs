@@ -27,8 +27,7 @@ fn world() -> Arc<World> {
     world.region.state_at(0);
     world.region.index_of(&world.state);
     world.region.size_class();
-    world.region.slabs();
-    world.region.free_bits();
+    world.region.tables();
     world.state.load(Ordering::Relaxed);
     world.mailbox.load(Ordering::Relaxed);
     world
@@ -41,7 +40,7 @@ fn class() -> ClassId {
 /// What the holder of the class lock does before a slot leaves it.
 fn open(world: &World) {
     let states = std::ptr::from_ref(&world.state).expose_provenance();
-    let tables = Tables { states, free_bits: 0, slabs: 0 };
+    let tables = Tables { states, free_bits: 0 };
     world.region.open(class().index() as u8, class().stride(), FIRST, 1, tables);
     world.region.set_frontier(1);
 }

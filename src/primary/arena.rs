@@ -3,11 +3,12 @@
 //! As much is reserved as makes regions roomy and their places random, and what is granted is taken:
 //! under `ulimit -v` or valgrind regions are smaller, and a class may own several.
 
-use super::region::{Region, SlotIndex, Tables, ZERO_SIZED};
-use super::slab::{Slab, slots_log2};
+use super::region::{Region, ZERO_SIZED};
+use super::slab::slots_log2;
+use super::tables::{Extent, Layout};
 use crate::os::environment;
 use crate::os::lock::Lock;
-use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
+use crate::os::mapping::{self, OutOfMemory, PAGE};
 use crate::random::Random;
 use crate::size_class::{ClassId, MIN_ALIGN};
 
@@ -31,30 +32,6 @@ pub(crate) struct Arena {
     regions: [Region; REGIONS],
     /// How many regions are in use.
     used: Lock<usize>,
-}
-
-/// Bytes of the tables of one region.
-#[derive(Clone, Copy)]
-struct Layout {
-    states: usize,
-    free_bits: usize,
-    slabs: usize,
-}
-
-impl Layout {
-    const fn of(region_bytes: usize) -> Self {
-        Self {
-            states: page_ceil(region_bytes / MIN_ALIGN + 1),
-            free_bits: page_ceil(region_bytes / MIN_ALIGN / 8 + 8),
-            // A slab has at least 64 KiB.
-            slabs: page_ceil((region_bytes >> 16) * size_of::<Slab>()),
-        }
-    }
-
-    /// With a guard page behind each table.
-    const fn total(self) -> usize {
-        self.states + self.free_bits + self.slabs + 3 * PAGE
-    }
 }
 
 impl Arena {
@@ -198,12 +175,10 @@ impl Arena {
             None => slots,
         };
         let layout = Layout::of(region_bytes);
-        let states = self.tables + PAGE + number * layout.total();
-        let free_bits = states + layout.states + PAGE;
-        let slabs = free_bits + layout.free_bits + PAGE;
+        let tables = layout.at(self.tables + PAGE + number * layout.total());
         let class = class.map_or(ZERO_SIZED, |class| class.index() as u8);
         let first = self.base + (number << self.region_shift) + start + MIN_ALIGN;
-        self.region(number).open(class, stride, first, slots, Tables { states, free_bits, slabs });
+        self.region(number).open(class, stride, first, slots, tables);
     }
 
     /// Calls `visit` with the start and length in bytes of each part of a region's tables that is accessible.
@@ -214,10 +189,12 @@ impl Arena {
             if frontier == 0 {
                 continue;
             }
-            let slabs = frontier as usize >> slots_log2(class);
-            visit(region.state(SlotIndex(0)).as_ptr().addr(), region.state_bytes(frontier) + 1);
-            visit(region.free_bits(), frontier as usize / 8 + 8);
-            visit(region.slabs(), slabs * size_of::<Slab>());
+            let extent = Extent { slots: frontier, slabs: frontier >> slots_log2(class) };
+            for (start, end) in [extent.descriptors_and_states(region), extent.other_free_bits(region)] {
+                if start < end {
+                    visit(start, end - start);
+                }
+            }
         }
     }
 
@@ -253,7 +230,7 @@ pub(crate) fn random_place(random: &mut Random) -> usize {
 mod tests {
     use super::{Arena, random_place, reserve_somewhere};
     use crate::os::environment;
-    use crate::os::mapping::{self, PAGE};
+    use crate::os::mapping::{self, PAGE, page_floor};
     use crate::primary::region::SlotIndex;
     use crate::primary::slab::{Slab, slots_log2};
     use crate::random::Random;
@@ -279,12 +256,20 @@ mod tests {
             let classes: Vec<ClassId> = ClassId::all().filter(|class| arena.fits(*class)).collect();
             for &class in classes.iter().cycle().take(arena.bytes >> arena.region_shift) {
                 let region = arena.region(arena.open_region(Some(class), &mut random).expect("a region is left"));
-                let slots = region.slots();
-                let slabs = (slots >> slots_log2(class)) as usize;
-                // With the header behind the last slot, and the guard behind the last slab.
-                tables.push((region.state(SlotIndex(0)).as_ptr().addr(), region.state_bytes(slots) + 1));
-                tables.push((region.free_bits(), slots as usize / 8 + 8));
-                tables.push((region.slabs(), (slabs + 1) * size_of::<Slab>()));
+                let (slots, log) = (region.slots(), slots_log2(class));
+                // Descriptors, the first free bits and state bytes lie side by side, from the guard behind the last slab to the
+                // state of the header behind the last slot.
+                let of = region.tables();
+                let low = of.descriptor(slots >> log);
+                let first_word = of.free_word(0);
+                assert_eq!(of.descriptor(0) + size_of::<Slab>(), first_word);
+                assert_eq!(of.free_word(63) + 8, region.state(SlotIndex(0)).as_ptr().addr());
+                tables.push((low, region.state(SlotIndex(slots)).as_ptr().addr() + 1 - low));
+                if slots > 64 * 64 {
+                    let (start, end) = (of.free_word(64), of.free_word((slots - 1) / 64) + 8);
+                    assert_eq!(end - start, (slots as usize).div_ceil(64) * 8 - 512);
+                    tables.push((start, end - start));
+                }
             }
             tables.sort_unstable();
             assert!(tables[0].0 >= arena.tables + PAGE);
@@ -296,6 +281,23 @@ mod tests {
             // All that is a tenth of the slots, and not much more.
             assert!(arena.tables_bytes < bytes / 8);
             arena.unmap();
+        }
+    }
+
+    /// What a class costs that has a few chunks.
+    #[test]
+    fn what_is_known_about_the_first_slab_of_a_class_lies_on_one_page() {
+        let mut random = Random::from_number(3);
+        let arena = arena(1 << 40, &mut random);
+        for class in ClassId::all().filter(|class| class.stride() >= 32) {
+            let region = arena.region(arena.open_region(Some(class), &mut random).expect("a region is left"));
+            let slots = 1 << slots_log2(class);
+            let page = page_floor(region.tables().descriptor(1));
+            let last_state = region.state(SlotIndex(slots)).as_ptr().addr();
+            for address in [last_state, region.tables().free_word(0), region.tables().free_word((slots - 1) / 64)] {
+                assert_eq!(page_floor(address), page, "{class:?}");
+            }
+            assert!(region.state(SlotIndex(0)).as_ptr().addr().is_multiple_of(64), "threads share no cache line");
         }
     }
 

@@ -10,6 +10,7 @@
 use super::arena::Arena;
 use super::region::{OwnedSlot, Region, SlotIndex, state};
 use super::slab::{List, Place, Slab, SlabId, Slabs, slots_log2};
+use super::tables::{self, Extent};
 use crate::budget::Budget;
 use crate::chunk::checksum::Seal;
 use crate::options::Options;
@@ -119,8 +120,7 @@ pub(super) struct Descriptors<'a>(pub(super) &'a Arena);
 
 impl Slabs for Descriptors<'_> {
     fn slab(&mut self, id: SlabId) -> &mut Slab {
-        let table = self.0.region(id.region()).slabs();
-        let address = table + id.number() as usize * size_of::<Slab>();
+        let address = self.0.region(id.region()).tables().descriptor(id.number());
         // SAFETY: descriptors up to the frontier are mapped and zeroed (a valid `Slab`), and the holder of the class
         // lock, who alone makes a `Descriptors`, is the only one to use them.
         unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) }
@@ -344,11 +344,9 @@ impl Class {
         let start = page_floor(region.slot_start(SlotIndex(first), stride));
         let stop = page_ceil(region.slot_start(SlotIndex(end), stride) + HEADER);
         mapping::commit(start, stop - start)?;
-        commit_table(region.state(SlotIndex(first)).as_ptr().expose_provenance(), region.state_bytes(end - first) + 1)?;
-        commit_table(region.free_bits() + first as usize / 64 * 8, (end - first) as usize / 8 + 8)?;
         let guard = ground.options.guard_pages && self.next_slab + run < region.slots() >> log;
-        let descriptors = (run + u32::from(guard)) as usize * size_of::<Slab>();
-        commit_table(region.slabs() + self.next_slab as usize * size_of::<Slab>(), descriptors)?;
+        let before = Extent { slots: region.frontier(), slabs: self.next_slab };
+        tables::commit(region, before, Extent { slots: end, slabs: self.next_slab + run + u32::from(guard) })?;
         if guard {
             Descriptors(ground.arena).slab(SlabId::new(number, self.next_slab + run)).place = Place::Guard;
         }
@@ -569,7 +567,7 @@ fn from_random_place(bits: u64, slots: u32, random: &mut Random) -> u64 {
 /// The word of free bits that begins with slot `base` (or contains it, for slabs of less than 64 slots), and the mask
 /// of the bits that belong to the slab.
 fn word_of(region: &Region, base: u32, slots: u32) -> (&AtomicU64, u64) {
-    let address = region.free_bits() + (base / 64) as usize * 8;
+    let address = region.tables().free_word(base / 64);
     let mask = if slots >= 64 { !0 } else { ((1 << slots) - 1) << (base & 63) };
     // SAFETY: free bits up to the frontier are mapped; only ever used as atomics (relaxed: the class lock orders
     // them).
@@ -583,10 +581,4 @@ fn for_each_word(region: &Region, first: u32, slots: u32, change: impl Fn(&Atomi
         change(word, mask);
         base += 64;
     }
-}
-
-/// Makes the part of a table accessible that is about to be used.
-fn commit_table(start: usize, bytes: usize) -> Result<(), OutOfMemory> {
-    let first = page_floor(start);
-    mapping::commit(first, page_ceil(start + bytes) - first)
 }

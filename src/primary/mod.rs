@@ -2,6 +2,7 @@
 //!
 //! * [`arena`] reserves the address space and hands regions to classes at random.
 //! * [`region`] is the geometry: address to slot number and state, without reading the heap.
+//! * [`tables`] says where what is known about slots lies, out of band.
 //! * [`slab`] describes groups of slots; [`class`] decides which slots are handed out next,
 //!   [`release`] which memory goes back to the system.
 //! * [`zero_sized`] hands out the inaccessible addresses of `malloc(0)`.
@@ -14,6 +15,7 @@ pub(crate) mod class;
 pub(crate) mod region;
 mod release;
 pub(crate) mod slab;
+pub(crate) mod tables;
 #[cfg(test)]
 mod tests;
 pub(crate) mod zero_sized;

@@ -68,20 +68,19 @@ pub(crate) struct Region {
     spread: AtomicU8,
     /// Class number or `ZERO_SIZED`; says nothing while no slots fit.
     class: AtomicU8,
-    /// Address of the word of free bits of slot 0.
+    /// As in [`Tables`].
     free_bits: AtomicUsize,
-    /// Address of the first slab descriptor.
-    slabs: AtomicUsize,
     /// Number of slots that fit.
     slots: AtomicU32,
 }
 
-/// Where the metadata of a region lies.
+/// Where the tables of a region lie (`primary/tables.rs` has a picture).
 #[derive(Clone, Copy)]
 pub(crate) struct Tables {
+    /// The state byte of slot 0.
     pub(crate) states: usize,
+    /// The first word of free bits that does not lie in front of the state bytes.
     pub(crate) free_bits: usize,
-    pub(crate) slabs: usize,
 }
 
 /// A slot and its state byte.
@@ -171,7 +170,6 @@ impl Region {
             spread: AtomicU8::new(0),
             class: AtomicU8::new(0),
             free_bits: AtomicUsize::new(0),
-            slabs: AtomicUsize::new(0),
             slots: AtomicU32::new(0),
         }
     }
@@ -187,7 +185,6 @@ impl Region {
         self.spread.store(spread, Ordering::Relaxed);
         self.states.store(tables.states, Ordering::Relaxed);
         self.free_bits.store(tables.free_bits, Ordering::Relaxed);
-        self.slabs.store(tables.slabs, Ordering::Relaxed);
         self.slots.store(slots, Ordering::Relaxed);
         self.class.store(class, Ordering::Release);
     }
@@ -232,14 +229,9 @@ impl Region {
         self.frontier.store(frontier << self.spread.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// Address of the first slab descriptor.
-    pub(crate) fn slabs(&self) -> usize {
-        self.slabs.load(Ordering::Relaxed)
-    }
-
-    /// Address of the free bits.
-    pub(crate) fn free_bits(&self) -> usize {
-        self.free_bits.load(Ordering::Relaxed)
+    /// Where the tables lie.
+    pub(crate) fn tables(&self) -> Tables {
+        Tables { states: self.states.load(Ordering::Relaxed), free_bits: self.free_bits.load(Ordering::Relaxed) }
     }
 
     /// Where the state byte of the slot lies whose chunk starts exactly at `address`, in bytes from `states`, if there is one
@@ -331,7 +323,7 @@ mod tests {
     fn region(class: ClassId) -> Region {
         let region = Region::unused();
         // The tables are never read: only geometry is asked.
-        let tables = Tables { states: 0x10_0000_0000, free_bits: 0, slabs: 0 };
+        let tables = Tables { states: 0x10_0000_0000, free_bits: 0 };
         region.open(class.index() as u8, class.stride(), FIRST, 1 << 20, tables);
         region.set_frontier(1 << 20);
         region

@@ -275,11 +275,7 @@ impl Class {
 
     fn release_tables_of(&self, region: &Region, first: u32, end: u32) {
         let states = region.state(SlotIndex(first)).as_ptr().expose_provenance();
-        let bits = region.free_bits();
-        let parts = [
-            (states, states + region.state_bytes(end - first)),
-            (bits + (first as usize).div_ceil(64) * 8, bits + end as usize / 64 * 8),
-        ];
+        let parts = [(states, states + region.state_bytes(end - first)), region.tables().other_free_bits(first, end)];
         for (start, end) in parts {
             let (start, end) = (page_ceil(start), page_floor(end));
             if end >= start + FEWEST_TABLE_PAGES * PAGE {

@@ -8,7 +8,7 @@
 use super::arena::Arena;
 use super::region::{Region, SlotIndex};
 use crate::chunk::header::Origin;
-use crate::os::mapping::{self, OutOfMemory, PAGE, page_floor};
+use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil, page_floor};
 use crate::random::Random;
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -78,8 +78,9 @@ impl ZeroSized {
         if next > region.slots() {
             return Err(OutOfMemory);
         }
-        let start = region.state(SlotIndex(self.committed)).as_ptr().addr();
-        mapping::commit(page_floor(start), PAGE)?;
+        let start = page_floor(region.state(SlotIndex(self.committed)).as_ptr().addr());
+        let end = page_ceil(region.state(SlotIndex(next - 1)).as_ptr().addr() + 1);
+        mapping::commit(start, end - start)?;
         self.committed = next;
         self.cursor = self.cursor.max(next - PAGE as u32);
         Ok(())
