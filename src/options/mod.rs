@@ -137,7 +137,7 @@ pub struct Options {
     pub run_slots: u8,
     /// Put guard pages between runs of slabs.
     pub guard_pages: bool,
-    /// KiB of small chunks that each thread holds back.
+    /// KiB of small chunks that each thread holds back; where there are more than eight threads, the later ones hold back less, down to a quarter.
     pub quarantine_kb: u32,
     /// MiB of freed large chunks whose addresses stay inaccessible.
     pub large_quarantine_mb: u32,
@@ -290,7 +290,12 @@ pub static TABLE: &[Specification] = &[
     switch!(randomize, "choose slots at random"),
     number!(run_slots, u8, 1..=32, "neighbouring slots that are handed out in order, at most"),
     switch!(guard_pages, "put guard pages between runs of slabs"),
-    number!(quarantine_kb, u32, 0..=1_048_576, "KiB of freed small chunks that each thread holds back"),
+    number!(
+        quarantine_kb,
+        u32,
+        0..=1_048_576,
+        "KiB of freed small chunks that each thread holds back; less from the ninth thread on"
+    ),
     number!(large_quarantine_mb, u32, 0..=1_048_576, "MiB of freed large chunks whose addresses stay inaccessible"),
     switch!(ration_large, "in hot loops over 256 KiB to 2 MiB, keep some freed chunks accessible"),
     number!(
