@@ -1,5 +1,14 @@
 //! Free memory goes back to the system, by itself after a while and at once when asked, and nothing that is live notices.
 
+#[path = "support/control_group.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of it")]
+mod control_group;
+#[path = "support/real.rs"]
+#[allow(dead_code, reason = "each test binary uses its part of it")]
+mod real;
+mod support;
+
+use control_group::ControlGroup;
 use proptest::prelude::*;
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -152,6 +161,30 @@ fn with_zero_empty_slabs_go_back_at_once() {
         filled.free(&heap);
     }
     assert_eq!(heap.stats().empty, 0);
+}
+
+/// The kernel keeps all of a huge page while a part of it is in use, though the process does not have it any more.
+#[test]
+fn what_goes_back_of_huge_pages_is_the_systems_again() {
+    const MIB: u64 = 1 << 20;
+    let Some(group) = ControlGroup::with_memory(1024) else {
+        return real::say_skipped("no control group can be made");
+    };
+    let folder = real::folder();
+    for profile in ["default", "strict"] {
+        let mut command = real::command(
+            &support::compile::program(&["huge_pages.c"]),
+            folder.path(),
+            Some(&format!("profile={profile}")),
+        );
+        group.enclose(command.arg(group.memory_in_use()));
+        let ended = real::to_the_end(&mut command);
+        assert!(ended.status.success(), "{ended:?}");
+        let numbers: Vec<u64> = ended.out().split_whitespace().map(|word| word.parse().expect("a number")).collect();
+        let [before, after] = numbers[..] else { panic!("{ended:?}") };
+        // 420 pages of chunks stay, and as much of tables.
+        assert!(before > 256 * MIB && after < 48 * MIB, "{profile}: {before} and then {after} bytes");
+    }
 }
 
 proptest! {

@@ -133,6 +133,13 @@ fn advise(address: usize, bytes: usize, advice: i32) -> Result<(), OutOfMemory> 
     if result == 0 { Ok(()) } else { Err(OutOfMemory) }
 }
 
+/// Turns the huge page at `address`, if there is one, into ordinary ones, so that a part of it can go back to the system: of a
+/// huge page that is unmapped in part the kernel keeps the whole until memory is short. As a side effect the page at `address` counts as
+/// one that was not used lately.
+pub(crate) fn split_huge_page(address: usize) {
+    let _ = advise(address, PAGE, libc::MADV_COLD);
+}
+
 /// Why pages were not moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotMoved {

@@ -8,6 +8,7 @@
 //! slab or another part of one, out of the way of other caches.
 
 use super::arena::Arena;
+use super::huge_pages::HugePages;
 use super::region::{OwnedSlot, Region, SlotIndex, state};
 use super::slab::{List, Place, Slab, SlabId, Slabs, slots_log2};
 use super::tables::{self, Extent};
@@ -23,7 +24,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 const MAX_OPEN: usize = 8;
 
 /// Slots with longer strides than this, in bytes, are taken one by one: order helps no prefetcher there.
-const ORDERED: usize = 1024;
+pub(super) const ORDERED: usize = 1024;
 
 /// So many caches have an open slab of their own for short runs, even where the class is small. With runs of others in between each
 /// free would write to, and look at its neighbours in, cache lines that other threads write to.
@@ -85,6 +86,7 @@ pub(crate) struct Class {
     pub(super) used_in: u32,
     /// Whether a slab was released since the tables were looked at.
     pub(super) tables_to_release: bool,
+    pub(super) huge_pages: HugePages,
 }
 
 /// Where a cache took slots the last time: in which open slab, and in which of its words of free bits. State bytes and short
@@ -142,6 +144,7 @@ impl Class {
             released: List::new(),
             used_in: 0,
             tables_to_release: false,
+            huge_pages: HugePages::None,
         }
     }
 
@@ -344,6 +347,7 @@ impl Class {
         let start = page_floor(region.slot_start(SlotIndex(first), stride));
         let stop = page_ceil(region.slot_start(SlotIndex(end), stride) + HEADER);
         mapping::commit(start, stop - start)?;
+        self.use_huge_pages(start, stop);
         let guard = ground.options.guard_pages && self.next_slab + run < region.slots() >> log;
         let before = Extent { slots: region.frontier(), slabs: self.next_slab };
         tables::commit(region, before, Extent { slots: end, slabs: self.next_slab + run + u32::from(guard) })?;

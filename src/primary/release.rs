@@ -126,7 +126,7 @@ impl Class {
         }
         self.used_in = 0;
         for which in 0..self.open_count {
-            if let Some(open) = self.open.get(which) {
+            if let Some(&open) = self.open.get(which) {
                 self.trim(ground, open.slab);
             }
         }
@@ -137,7 +137,7 @@ impl Class {
     /// The first slot of the slab behind goes with the page that its header is on, and counts as never handed out from then
     /// on: of such a slot only the pages that it shares are compared with zero when it is handed out. So its other pages go
     /// too; else what a dangling pointer wrote there would be handed out.
-    fn trim(&self, ground: Ground<'_>, id: SlabId) {
+    fn trim(&mut self, ground: Ground<'_>, id: SlabId) {
         Descriptors(ground.arena).slab(id).changed_in = 0;
         let region = ground.arena.region(id.region());
         let (start, end) = self.extent(region, id);
@@ -151,9 +151,12 @@ impl Class {
             while page < end && self.is_free_page(region, page) {
                 page += PAGE;
             }
-            // Refusal means that the pages stay as they are: free slots with headers.
-            if page > first && mapping::release(first, page - first).is_ok() {
-                self.unseal(region, first, page);
+            if page > first {
+                self.split_huge_page(ground, first);
+                // Refusal means that the pages stay as they are: free slots with headers.
+                if mapping::release(first, page - first).is_ok() {
+                    self.unseal(region, first, page);
+                }
             }
             page += PAGE;
         }
@@ -198,6 +201,7 @@ impl Class {
         let (start, end) = self.pages_alone(ground, id);
         let (before, behind) = (self.neighbour(ground, id, -1), self.neighbour(ground, id, 1));
         if start < end {
+            self.split_huge_page(ground, start);
             // Best: gone and inaccessible in one call, at no mapping. Else gone; should even that be refused, the
             // slots are still zero and are only sealed anew.
             let guarded = mapping::install_guard(start, end - start).is_ok();

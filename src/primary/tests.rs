@@ -1,6 +1,7 @@
 //! Claims about the slots of a class, each on an arena of its own.
 
 mod growth;
+mod huge_pages;
 mod order;
 mod release;
 

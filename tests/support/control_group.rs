@@ -50,6 +50,16 @@ impl ControlGroup {
         })
     }
 
+    /// The file that says how many bytes of memory are in use.
+    #[allow(dead_code, reason = "not all test binaries ask")]
+    pub fn memory_in_use(&self) -> PathBuf {
+        ["memory.usage_in_bytes", "memory.current"]
+            .map(|file| self.0.join(file))
+            .into_iter()
+            .find(|file| file.exists())
+            .expect("a group of the memory controller")
+    }
+
     /// Has `command` run in it.
     ///
     /// # Panics
