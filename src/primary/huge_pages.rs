@@ -7,7 +7,7 @@
 
 use super::class::{Class, Ground, ORDERED};
 use super::region::SlotIndex;
-use crate::os::mapping::{self, page_ceil, page_floor};
+use crate::os::mapping::{self, HUGE_PAGE, PAGE, page_ceil, page_floor};
 use crate::size_class::HEADER;
 
 /// From this many bytes on a run of slabs has huge pages. A run is half as long as all before it, so at most an eighth of what the class has
@@ -34,14 +34,17 @@ impl Class {
         }
     }
 
-    /// To be called before memory at `address`, a page, is given back.
-    pub(super) fn split_huge_page(&mut self, ground: Ground<'_>, address: usize) {
+    /// To be called before the pages from `start` to `end`, of one slab and so in two huge pages at most, are given back.
+    pub(super) fn split_huge_pages(&mut self, ground: Ground<'_>, start: usize, end: usize) {
         match self.huge_pages {
             HugePages::None => return,
             HugePages::Wanted => self.leave_huge_pages(ground),
             HugePages::Left => {}
         }
-        mapping::split_huge_page(address);
+        mapping::split_huge_page(start);
+        if start / HUGE_PAGE != (end - PAGE) / HUGE_PAGE {
+            mapping::split_huge_page(end - PAGE);
+        }
     }
 
     #[cold]

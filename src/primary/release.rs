@@ -152,7 +152,7 @@ impl Class {
                 page += PAGE;
             }
             if page > first {
-                self.split_huge_page(ground, first);
+                self.split_huge_pages(ground, first, page);
                 // Refusal means that the pages stay as they are: free slots with headers.
                 if mapping::release(first, page - first).is_ok() {
                     self.unseal(region, first, page);
@@ -201,7 +201,7 @@ impl Class {
         let (start, end) = self.pages_alone(ground, id);
         let (before, behind) = (self.neighbour(ground, id, -1), self.neighbour(ground, id, 1));
         if start < end {
-            self.split_huge_page(ground, start);
+            self.split_huge_pages(ground, start, end);
             // Best: gone and inaccessible in one call, at no mapping. Else gone; should even that be refused, the
             // slots are still zero and are only sealed anew.
             let guarded = mapping::install_guard(start, end - start).is_ok();
