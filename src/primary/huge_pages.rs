@@ -34,17 +34,14 @@ impl Class {
         }
     }
 
-    /// To be called before the pages from `start` to `end`, of one slab and so in two huge pages at most, are given back.
+    /// To be called before the pages from `start` to `end`, of one slab, are given back.
     pub(super) fn split_huge_pages(&mut self, ground: Ground<'_>, start: usize, end: usize) {
         match self.huge_pages {
             HugePages::None => return,
             HugePages::Wanted => self.leave_huge_pages(ground),
             HugePages::Left => {}
         }
-        mapping::split_huge_page(start);
-        if start / HUGE_PAGE != (end - PAGE) / HUGE_PAGE {
-            mapping::split_huge_page(end - PAGE);
-        }
+        one_in_each(start, end).for_each(mapping::split_huge_page);
     }
 
     #[cold]
@@ -55,5 +52,31 @@ impl Class {
             mapping::advise_no_huge(start, end - start);
         }
         self.huge_pages = HugePages::Left;
+    }
+}
+
+/// A page in each of the huge pages that the pages from `start` to `end` lie in: two at most, as a slab is shorter than one.
+fn one_in_each(start: usize, end: usize) -> impl Iterator<Item = usize> {
+    let last = end - PAGE;
+    let apart = start / HUGE_PAGE != last / HUGE_PAGE;
+    [Some(start), apart.then_some(last)].into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_in_each;
+    use crate::os::mapping::{HUGE_PAGE, PAGE};
+
+    #[test]
+    fn one_page_of_each_huge_page_is_named() {
+        let pages = |first: usize, count: usize| -> Vec<usize> {
+            let start = 40 * HUGE_PAGE + first * PAGE;
+            one_in_each(start, start + count * PAGE).map(|page| page / PAGE - 40 * 512).collect()
+        };
+        assert_eq!(
+            (pages(0, 1), pages(0, 16), pages(511, 1), pages(480, 32)),
+            (vec![0], vec![0], vec![511], vec![480])
+        );
+        assert_eq!((pages(511, 2), pages(500, 16), pages(481, 32)), (vec![511, 512], vec![500, 515], vec![481, 512]));
     }
 }

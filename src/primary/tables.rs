@@ -118,3 +118,29 @@ pub(crate) fn commit(region: &Region, before: Extent, wanted: Extent) -> Result<
 fn commit_pages(start: usize, end: usize) -> Result<(), OutOfMemory> {
     if start < end { mapping::commit(start, end - start) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Layout;
+    use crate::os::mapping::{PAGE, page_floor};
+    use crate::primary::slab::Slab;
+
+    /// Slots of 16 bytes in slabs of 64 KiB from the first byte of a region to the last.
+    #[test]
+    fn tables_have_room_for_the_most_slots_and_slabs_that_a_region_could_have_and_little_more() {
+        const START: usize = 0x40_0000;
+        for region_bytes in [1 << 20, 16 << 20, 2 << 30, 16 << 30_usize] {
+            let (slots, slabs) = (region_bytes / 16, region_bytes >> 16);
+            let layout = Layout::of(region_bytes);
+            let tables = layout.at(START);
+            // The words of the header behind the last slot, and of no slot at all for the smallest region.
+            let bits_end = tables.free_word((slots / 64).max(64) as u32) + 8;
+            assert!((START..=bits_end).contains(&tables.free_bits));
+            let low = tables.descriptor(slabs as u32 - 1);
+            assert!(bits_end + PAGE <= page_floor(low), "{region_bytes:#x}");
+            let end = START + layout.total();
+            assert!(tables.states + slots + 1 + PAGE <= end, "{region_bytes:#x}");
+            assert!(layout.total() <= slots + slots / 8 + slabs * size_of::<Slab>() + 8 * PAGE, "{region_bytes:#x}");
+        }
+    }
+}

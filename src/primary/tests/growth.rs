@@ -58,6 +58,19 @@ fn tables_are_accessible_as_far_as_slabs_were_made_so_and_no_further() {
     }
 }
 
+/// The state of the header behind the last slot is the first on its page then.
+#[test]
+fn the_state_behind_the_last_slot_is_accessible_where_the_others_end_with_a_page() {
+    let mut slots = Slots::in_arena_of(32 << 30, Options { guard_pages: false, ..IN_ORDER }, 240);
+    let mut out = Vec::new();
+    // Runs of 1, 1, 1, 1, 2, 3 and 4 slabs with 256 state bytes each.
+    take_until(&mut slots, &mut out, 13 * 256);
+    let region = slots.arena.own_region(out[0].chunk);
+    let behind = region.state(SlotIndex(region.frontier())).as_ptr().addr();
+    assert!(region.frontier() == 13 * 256 && behind.is_multiple_of(PAGE) && is_accessible(behind));
+    slots.assert_accounts(out.len());
+}
+
 #[test]
 fn runs_of_slabs_grow_by_half_of_what_is_there() {
     let mut slots = Slots::in_arena_of(32 << 30, IN_ORDER, 1000);

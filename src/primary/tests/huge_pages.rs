@@ -16,25 +16,26 @@ fn take_bytes(slots: &mut Slots, bytes: usize) -> Vec<OwnedSlot> {
     out
 }
 
-/// What the kernel was told about the mapping of each slot, without repetitions: `hg` for huge pages, `nh` against them.
-fn advice(out: &[OwnedSlot]) -> Vec<&'static str> {
+/// MiB of the mappings of these slots for which the kernel was asked for huge pages, and for which it was asked for none.
+fn asked(out: &[OwnedSlot]) -> (usize, usize) {
     let maps = std::fs::read_to_string("/proc/self/smaps").expect("a list of mappings");
-    let mut found = Vec::new();
-    let mut of_ours = false;
+    let mut chunks: Vec<usize> = out.iter().map(|slot| slot.chunk).collect();
+    chunks.sort_unstable();
+    let (mut huge, mut none, mut bytes) = (0, 0, 0);
     for line in maps.lines() {
         let mut words = line.split_whitespace();
         let first = words.next().unwrap_or_default();
-        let addresses =
-            first.split_once('-').map(|(start, end)| [start, end].map(|part| usize::from_str_radix(part, 16)));
-        if let Some([Ok(start), Ok(end)]) = addresses {
-            of_ours = out.iter().any(|slot| (start..end).contains(&slot.chunk));
-        } else if of_ours && first == "VmFlags:" {
-            found.extend(words.filter_map(|flag| ["hg", "nh"].into_iter().find(|advice| *advice == flag)));
+        let place = first.split_once('-').map(|(start, end)| [start, end].map(|part| usize::from_str_radix(part, 16)));
+        if let Some([Ok(start), Ok(end)]) = place {
+            let next = chunks.partition_point(|chunk| *chunk < start);
+            bytes = if chunks.get(next).is_some_and(|chunk| *chunk < end) { end - start } else { 0 };
+        } else if first == "VmFlags:" {
+            let mut is = |advice| words.clone().any(|flag| flag == advice);
+            huge += if is("hg") { bytes } else { 0 };
+            none += if is("nh") { bytes } else { 0 };
         }
     }
-    found.sort_unstable();
-    found.dedup();
-    found
+    (huge / MIB, none / MIB)
 }
 
 #[test]
@@ -43,20 +44,28 @@ fn classes_of_16_mib_or_more_have_huge_pages_until_memory_goes_back() {
         return;
     }
     for size in [16, 1000] {
-        let mut slots = Slots::in_arena_of(1 << 40, Options::DEFAULT, size);
-        let mut out = take_bytes(&mut slots, 15 * MIB);
-        assert_eq!(advice(&out), ["nh"], "{size}");
-        out.extend(take_bytes(&mut slots, 10 * MIB));
-        assert_eq!(advice(&out), ["hg", "nh"], "{size}");
-        let (live, freed) = out.split_at(out.len() / 2);
-        slots.give_back(freed).expect("they are owned");
-        slots.purge();
-        assert_eq!(advice(&out), ["nh"], "{size}");
-        // A class that grows again is asked for again.
-        let mut more = take_bytes(&mut slots, 64 * MIB);
-        assert_eq!(advice(&more), ["hg", "nh"], "{size}");
-        more.extend(live);
-        slots.assert_accounts(more.len());
+        let mut heaps = [(); 2].map(|()| Slots::in_arena_of(1 << 40, Options::DEFAULT, size));
+        let mut out = heaps.each_mut().map(|slots| take_bytes(slots, 15 * MIB));
+        assert!(out.iter().all(|out| asked(out).0 == 0), "{size}");
+        for (slots, out) in heaps.iter_mut().zip(&mut out) {
+            out.extend(take_bytes(slots, 10 * MIB));
+            let (huge, none) = asked(out);
+            assert!((8..=12).contains(&huge) && (14..=24).contains(&none), "{size}: {huge} and {none} MiB");
+        }
+        for slots in 0..2 {
+            let freed = out[slots].split_off(out[slots].len() / 2);
+            heaps[slots].give_back(&freed).expect("they are owned");
+            heaps[slots].purge();
+            assert_eq!(asked(&out[slots]).0, 0, "{size}");
+            // What is advised of one class concerns no other.
+            assert_eq!(asked(&out[1]).0 > 0, slots == 0, "{size}");
+        }
+        for (slots, out) in heaps.iter_mut().zip(&mut out) {
+            // A class that grows again is asked for again.
+            out.extend(take_bytes(slots, 64 * MIB));
+            assert!(asked(out).0 >= 8, "{size}");
+            slots.assert_accounts(out.len());
+        }
     }
 }
 
@@ -65,5 +74,5 @@ fn classes_of_16_mib_or_more_have_huge_pages_until_memory_goes_back() {
 fn long_slots_have_no_huge_pages() {
     let mut slots = Slots::in_arena_of(1 << 40, Options::DEFAULT, 2000);
     let out = take_bytes(&mut slots, 64 * MIB);
-    assert_eq!(advice(&out), ["nh"]);
+    assert_eq!(asked(&out).0, 0);
 }
