@@ -30,7 +30,7 @@ fn asked(out: &[OwnedSlot]) -> (usize, usize) {
             let next = chunks.partition_point(|chunk| *chunk < start);
             bytes = if chunks.get(next).is_some_and(|chunk| *chunk < end) { end - start } else { 0 };
         } else if first == "VmFlags:" {
-            let mut is = |advice| words.clone().any(|flag| flag == advice);
+            let is = |advice| words.clone().any(|flag| flag == advice);
             huge += if is("hg") { bytes } else { 0 };
             none += if is("nh") { bytes } else { 0 };
         }
