@@ -14,6 +14,16 @@ use crate::size_class::HEADER;
 /// is made resident before it is used.
 const HUGE_RUN: usize = 8 << 20;
 
+/// From this many bytes on a class gets no more of them: at 2.5 GiB they gained nothing, and on a virtual machine whose host takes back what is
+/// free they took twice as long.
+const LARGEST_CLASS: usize = 512 << 20;
+
+/// Whether a run of so many bytes has huge pages, in a class that has `in_use` bytes. Not long slots, of which a program may touch only a
+/// part.
+const fn has_huge_pages(run: usize, in_use: usize, stride: usize) -> bool {
+    run >= HUGE_RUN && in_use < LARGEST_CLASS && stride <= ORDERED
+}
+
 /// What a class has to do with huge pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HugePages {
@@ -26,9 +36,9 @@ pub(super) enum HugePages {
 }
 
 impl Class {
-    /// Asks for huge pages for a run that was just made accessible. Not for long slots, of which a program may touch only a part.
+    /// Asks for huge pages for a run that was just made accessible, if it is to have them.
     pub(super) fn use_huge_pages(&mut self, start: usize, end: usize) {
-        if end - start >= HUGE_RUN && self.id.stride() <= ORDERED {
+        if has_huge_pages(end - start, self.slabs_in_use as usize * self.slab_bytes(), self.id.stride()) {
             mapping::advise_huge(start, end - start);
             self.huge_pages = HugePages::Wanted;
         }
@@ -64,8 +74,17 @@ fn one_in_each(start: usize, end: usize) -> impl Iterator<Item = usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::one_in_each;
+    use super::{has_huge_pages, one_in_each};
     use crate::os::mapping::{HUGE_PAGE, PAGE};
+
+    #[test]
+    fn long_runs_of_short_slots_have_huge_pages_in_classes_up_to_half_a_gib() {
+        const MIB: usize = 1 << 20;
+        assert!(has_huge_pages(8 * MIB, 16 * MIB, 16) && has_huge_pages(64 * MIB, 512 * MIB - 1, 1024));
+        assert!(!has_huge_pages(8 * MIB - 1, 16 * MIB, 16));
+        assert!(!has_huge_pages(64 * MIB, 512 * MIB, 16));
+        assert!(!has_huge_pages(8 * MIB, 16 * MIB, 1040));
+    }
 
     #[test]
     fn one_page_of_each_huge_page_is_named() {
