@@ -347,10 +347,10 @@ impl Class {
         let start = page_floor(region.slot_start(SlotIndex(first), stride));
         let stop = page_ceil(region.slot_start(SlotIndex(end), stride) + HEADER);
         mapping::commit(start, stop - start)?;
-        self.use_huge_pages(start, stop);
         let guard = ground.options.guard_pages && self.next_slab + run < region.slots() >> log;
         let before = Extent { slots: region.frontier(), slabs: self.next_slab };
         tables::commit(region, before, Extent { slots: end, slabs: self.next_slab + run + u32::from(guard) })?;
+        self.use_huge_pages(start, stop);
         if guard {
             Descriptors(ground.arena).slab(SlabId::new(number, self.next_slab + run)).place = Place::Guard;
         }
