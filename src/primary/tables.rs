@@ -60,7 +60,8 @@ impl Layout {
         // A slab has at least 64 KiB.
         let descriptors = (region_bytes >> 16) * size_of::<Slab>();
         Self {
-            free_bits: page_ceil(region_bytes / MIN_ALIGN / 8 + 8),
+            // Those of the first slots lie elsewhere: there is room for the word of the header behind the last slot.
+            free_bits: page_ceil(region_bytes / MIN_ALIGN / 8),
             descriptors: page_ceil(descriptors.saturating_sub(FIRST_SLABS * size_of::<Slab>())),
             states: page_ceil(STATES_OFFSET + region_bytes / MIN_ALIGN + 1),
         }
