@@ -38,16 +38,15 @@ pub(crate) fn explain_from_now_on(heap: usize) {
     // SAFETY: plain structures, valid places, and a handler of the type that SA_SIGINFO asks for. The old action is stored first, by a
     // call of its own, because the new one may run at once.
     unsafe {
-        if libc::sigaction(libc::SIGSEGV, core::ptr::null(), (*BEFORE.0.get()).as_mut_ptr()) != 0 {
-            return;
+        if libc::sigaction(libc::SIGSEGV, core::ptr::null(), (*BEFORE.0.get()).as_mut_ptr()) == 0 {
+            HEAP.store(heap, Ordering::Release);
+            let mut action: libc::sigaction = core::mem::zeroed();
+            action.sa_sigaction = on_fault as *const () as usize;
+            // On the alternate stack, if the program has one: the fault may be that the stack is full.
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            libc::sigemptyset(&raw mut action.sa_mask);
+            libc::sigaction(libc::SIGSEGV, &raw const action, core::ptr::null_mut());
         }
-        HEAP.store(heap, Ordering::Release);
-        let mut action: libc::sigaction = core::mem::zeroed();
-        action.sa_sigaction = on_fault as *const () as usize;
-        // On the alternate stack, if the program has one: the fault may be that the stack is full.
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-        libc::sigemptyset(&raw mut action.sa_mask);
-        libc::sigaction(libc::SIGSEGV, &raw const action, core::ptr::null_mut());
     }
 }
 
@@ -170,11 +169,15 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::super::private::Heap;
+    use super::{explain_fault, explain_from_now_on};
     use crate::options::Options;
     use crate::os::mapping::PAGE;
     use crate::violation::{Kind, Operation};
     use core::alloc::Layout;
     use core::ptr::NonNull;
+    use core::sync::atomic::{AtomicUsize, Ordering};
+    use std::io::Read;
+    use std::os::fd::{AsRawFd, FromRawFd};
 
     /// What is said of an access at so many bytes behind the start of a chunk: the rule, and where it lies.
     type Told = Option<(Kind, Option<isize>)>;
@@ -234,5 +237,66 @@ mod tests {
         let here = 0_u8;
         assert_eq!(told(&heap, NonNull::from(&here), 0), None);
         assert_eq!(told(&heap, NonNull::dangling(), PAGE.cast_signed()), None);
+    }
+
+    /// Where the program's own handler, below, was called for.
+    static FAULT: AtomicUsize = AtomicUsize::new(0);
+
+    /// The program's own handler: another thread faults before it ends, at the same address, and the program ends with status 7.
+    extern "C" fn fault_again_and_leave(_: libc::c_int, information: *mut libc::siginfo_t, context: *mut libc::c_void) {
+        // SAFETY: as the kernel calls it.
+        let address = unsafe { (*information).si_addr().addr() };
+        explain_fault(address, context);
+        let status = if address == FAULT.load(Ordering::Relaxed) { 7 } else { 8 };
+        // SAFETY: ends the process, which has nothing to put in order.
+        unsafe { libc::_exit(status) }
+    }
+
+    /// What a child that reads from an address writes to stderr, once the handler is installed for its heap; and its status.
+    fn what_a_child_says_that_reads(heap: &Heap, address: usize) -> (String, i32) {
+        FAULT.store(address, Ordering::Relaxed);
+        let mut ends = [0; 2];
+        // SAFETY: a pipe of the test's own, whose ends are owned from here on.
+        let (mut output, input) = unsafe {
+            assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC), 0);
+            (std::fs::File::from_raw_fd(ends[0]), std::fs::File::from_raw_fd(ends[1]))
+        };
+        // SAFETY: the child calls nothing that another thread can have left locked, and ends without unwinding.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: plain structures and valid places; the fault is the point.
+            unsafe {
+                libc::dup2(input.as_raw_fd(), 2);
+                // The test harness's, which is short, is for its own handler: code that is not optimised needs more.
+                let mut none: libc::stack_t = core::mem::zeroed();
+                none.ss_flags = libc::SS_DISABLE;
+                libc::sigaltstack(&raw const none, core::ptr::null_mut());
+                let mut action: libc::sigaction = core::mem::zeroed();
+                action.sa_sigaction = fault_again_and_leave as *const () as usize;
+                action.sa_flags = libc::SA_SIGINFO;
+                libc::sigaction(libc::SIGSEGV, &raw const action, core::ptr::null_mut());
+                explain_from_now_on(core::ptr::from_ref(heap.core()).expose_provenance());
+                core::ptr::with_exposed_provenance::<u8>(address).read_volatile();
+                libc::_exit(0);
+            }
+        }
+        drop(input);
+        let (mut said, mut status) = (String::new(), 0);
+        output.read_to_string(&mut said).expect("the child's report");
+        // SAFETY: waits for the test's own child.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status), "{said}");
+        (said, libc::WEXITSTATUS(status))
+    }
+
+    #[test]
+    fn a_fault_is_explained_once_and_then_the_program_s_own_handler_is_called() {
+        let layout = Layout::from_size_align(5000, 16).expect("a layout");
+        let (heap, chunk) = heap(1, layout);
+        let address = chunk.addr().get();
+        assert_eq!(what_a_child_says_that_reads(&heap, address), (String::new(), 0), "it is live");
+        free(&heap, chunk, layout);
+        let (said, status) = what_a_child_says_that_reads(&heap, address);
+        assert_eq!((said.matches("testudo: read after free at").count(), status), (1, 7), "{said}");
     }
 }

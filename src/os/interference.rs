@@ -1,6 +1,7 @@
 //! What a test has the system do to the calling thread, or another thread do in a known moment of it: so that a path which
 //! otherwise takes a system without memory, or a race, is walked every time.
 
+use core::ops::Range;
 use std::cell::{Cell, RefCell};
 
 /// System calls that can be refused.
@@ -29,6 +30,7 @@ struct Plan {
 thread_local! {
     static PLANS: [Cell<Plan>; 4] = const { [const { Cell::new(Plan { next: 0, refused: 0 }) }; 4] };
     static LONGEST: Cell<usize> = const { Cell::new(usize::MAX) };
+    static HELD: RefCell<Vec<Range<usize>>> = const { RefCell::new(Vec::new()) };
     static OTHER_THREAD: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
 }
 
@@ -73,6 +75,30 @@ pub(crate) fn with_mappings_up_to<T>(bytes: usize, act: impl FnOnce() -> T) -> T
     let outcome = act();
     LONGEST.set(usize::MAX);
     outcome
+}
+
+/// Notes that this thread was given a range of address space.
+pub(crate) fn note_reserved(range: Range<usize>) {
+    HELD.with(|held| held.borrow_mut().push(range));
+}
+
+/// Notes that this thread gave a range back: what remains of those that it was given lies beside it.
+pub(crate) fn note_unmapped(gone: &Range<usize>) {
+    HELD.with(|held| {
+        let mut held = held.borrow_mut();
+        let before = std::mem::take(&mut *held);
+        let beside =
+            |range: Range<usize>| [range.start..range.end.min(gone.start), range.start.max(gone.end)..range.end];
+        held.extend(before.into_iter().flat_map(beside).filter(|range| !range.is_empty()));
+    });
+}
+
+/// Runs `act`, and tells which address space this thread reserved in it and did not give back: to the byte, which a look at the
+/// process's mappings cannot be while other tests run.
+pub(crate) fn held_after(act: impl FnOnce()) -> Vec<Range<usize>> {
+    let before = HELD.take();
+    act();
+    HELD.replace(before)
 }
 
 /// What another thread does when this one next gives the processor away because it waits for that.

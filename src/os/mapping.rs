@@ -55,7 +55,10 @@ fn map(hint: usize, bytes: usize, protection: i32, flags: i32) -> Result<usize, 
 
 /// Reserves `bytes` of inaccessible address space, near `hint` where that is free.
 pub(crate) fn reserve(hint: usize, bytes: usize) -> Result<usize, OutOfMemory> {
-    map(hint, bytes, libc::PROT_NONE, libc::MAP_NORESERVE)
+    let start = map(hint, bytes, libc::PROT_NONE, libc::MAP_NORESERVE)?;
+    #[cfg(test)]
+    interference::note_reserved(start..start + bytes);
+    Ok(start)
 }
 
 fn protect(address: usize, bytes: usize, protection: i32) -> Result<(), OutOfMemory> {
@@ -195,6 +198,8 @@ pub(crate) fn name(address: usize, bytes: usize, name: &CStr) {
 
 /// Gives address space and memory back.
 pub(crate) fn unmap(address: usize, bytes: usize) {
+    #[cfg(test)]
+    interference::note_unmapped(&(address..address + page_ceil(bytes)));
     let _errno = Errno::keep();
     // SAFETY: the caller owns the range and keeps no reference into it. A refusal (the mapping limit can
     // stop a split) leaves the range mapped, which wastes it but harms nobody.

@@ -184,6 +184,8 @@ impl Table {
 mod tests {
     use super::{Entry, Table};
     use crate::chunk::header::Origin;
+    use crate::os::interference::{Call, held_after, refusing};
+    use crate::os::mapping::{PAGE, is_accessible};
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -237,6 +239,66 @@ mod tests {
             table.remove(0x7000_0000_0000 + number * 4096).expect("it is there");
             table.insert(entry(0x7000_0000_0000 + (number + 24) * 4096, number)).expect("its place is free");
             assert_eq!((table.places, table.capacity), places, "the table was not rebuilt");
+        }
+        table.unmap();
+    }
+
+    fn fill(table: &mut Table, numbers: core::ops::Range<usize>) {
+        for number in numbers {
+            table.insert(entry(0x7000_0000_0000 + number * 4096, number)).expect("memory");
+        }
+    }
+
+    /// Of each size that the table has had, only the last is kept; and what is in front of it and behind it cannot be written to.
+    #[test]
+    fn a_table_that_is_outgrown_is_given_back_with_its_guard_pages() {
+        let mut table = Table::new();
+        let held = held_after(|| fill(&mut table, 0..10_000));
+        let (places, bytes) = table.extent();
+        assert_eq!(held, core::slice::from_ref(&(places - PAGE..places + bytes + PAGE)));
+        assert!(!is_accessible(places - 1) && is_accessible(places));
+        assert!(is_accessible(places + bytes - 1) && !is_accessible(places + bytes));
+        table.unmap();
+    }
+
+    #[test]
+    fn a_table_that_is_given_back_leaves_nothing_and_an_empty_one_has_nothing_to_give() {
+        assert_eq!(held_after(|| Table::new().unmap()), []);
+        let held = held_after(|| {
+            let mut table = Table::new();
+            fill(&mut table, 0..100);
+            table.unmap();
+        });
+        assert_eq!(held, []);
+    }
+
+    #[test]
+    fn a_larger_table_that_is_refused_memory_is_given_back_and_the_old_one_stays() {
+        let mut table = Table::new();
+        fill(&mut table, 0..24);
+        let before = (table.extent(), table.len());
+        let held = held_after(|| {
+            let refused = refusing(&[(Call::Protect, 1)], || table.insert(entry(0x7000_0000_0000 - 4096, 24)));
+            assert!(refused.is_err());
+        });
+        assert_eq!((table.extent(), table.len(), held), (before.0, before.1, vec![]));
+        fill(&mut table, 24..25);
+        table.unmap();
+    }
+
+    /// It keeps a quarter of its places free, so that a search ends soon, and takes no more than four times what it needs.
+    #[test]
+    fn a_table_has_as_many_places_as_it_needs() {
+        let mut table = Table::new();
+        for number in 0..5_000 {
+            fill(&mut table, number..number + 1);
+            let needed = table.len() * 4 / 3;
+            assert!(
+                (needed..=(needed * 4).max(32)).contains(&table.capacity),
+                "{} places for {}",
+                table.capacity,
+                table.len()
+            );
         }
         table.unmap();
     }
