@@ -156,12 +156,7 @@ pub fn calloc(count: usize, size: usize) -> *mut c_void {
         Errno::set(libc::ENOMEM);
         return ptr::null_mut();
     };
-    let chunk = process::allocate(&Options::DEFAULT, bytes, MIN_ALIGN_LOG2, Origin::Malloc);
-    if chunk != 0 && !process::hands_out_zeroes() {
-        // SAFETY: just allocated with so many bytes.
-        unsafe { ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0, bytes) };
-    }
-    pointer(chunk)
+    pointer(process::allocate_zeroed(&Options::DEFAULT, bytes, MIN_ALIGN_LOG2, Origin::Malloc))
 }
 
 /// `free`.

@@ -181,13 +181,8 @@ unsafe impl GlobalAlloc for Testudo {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        let chunk = unsafe { self.alloc(layout) };
-        if !chunk.is_null() && !process::hands_out_zeroes() {
-            // SAFETY: just allocated with this size.
-            unsafe { chunk.write_bytes(0, layout.size()) };
-        }
-        chunk
+        let chunk = process::allocate_zeroed(&self.options, layout.size(), layout.align().ilog2(), Origin::Rust);
+        core::ptr::with_exposed_provenance_mut(chunk)
     }
 
     #[inline]

@@ -10,6 +10,7 @@ checks! { of "conformance.c";
     live_chunks_do_not_overlap
     malloc_zero_returns_distinct_pointers
     calloc_returns_zeroes
+    calloc_of_a_gibibyte_takes_memory_only_where_it_is_written_to
     calloc_with_a_zero_factor_returns_a_pointer
     realloc_of_null_is_malloc
     realloc_to_zero_frees_and_returns_null

@@ -13,7 +13,8 @@ use crate::primary::class::BATCH;
 use crate::primary::region::{OwnedSlot, state};
 use crate::primary::slab::slots_log2;
 use crate::protections::{Protections, with_mixture};
-use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN};
+use crate::secondary::Contents;
+use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::trace::remembered::REMEMBERED_BYTES;
 use crate::violation::{Kind, Operation, Violation};
@@ -264,7 +265,12 @@ impl Core {
                 outcome => return outcome,
             }
         }
-        self.allocate_large(cache, size, align_log2, origin)
+        self.allocate_large(cache, size, align_log2, origin, self.contents())
+    }
+
+    /// What large chunks hold when they are new, if the caller does not care.
+    fn contents(&self) -> Contents {
+        if self.options.zero_on_free { Contents::Zeroes } else { Contents::Any }
     }
 
     #[cold]
@@ -275,12 +281,13 @@ impl Core {
         size: usize,
         align_log2: u32,
         origin: Origin,
+        contents: Contents,
     ) -> Result<usize, Failure> {
         if size > self.max_alloc {
             return Err(Failure::OutOfMemory);
         }
         self.decay_if_due();
-        let map = || self.secondary.allocate(self.large_ground(), size, align_log2, origin);
+        let map = || self.secondary.allocate(self.large_ground(), size, align_log2, origin, contents);
         // Each class keeps a slab or two for its next request: together they may be all of a small limit.
         let room = || self.budget.could_hold(size) && self.purge_classes();
         let chunk = map().or_else(|refused| if room() { map() } else { Err(refused) })?;
@@ -304,6 +311,27 @@ impl Core {
         }
         let chunk = with_mixture!(cache.checks, P => self.allocate_aligned::<P>(cache, size, align_log2, origin))?;
         self.fill_with_pattern(chunk, size);
+        Ok(chunk)
+    }
+
+    /// The same, and the chunk is zero whatever new chunks are otherwise.
+    ///
+    /// A large one is so without a write to it: a sparse gigabyte must not become a resident one.
+    pub(crate) fn allocate_zeroed(
+        &self,
+        cache: &mut ThreadCache,
+        size: usize,
+        align_log2: u32,
+        origin: Origin,
+    ) -> Result<usize, Failure> {
+        if size > SMALL_MAX.max(GUARDED_MAX) {
+            return self.allocate_large(cache, size, align_log2, origin, Contents::Zeroes);
+        }
+        let chunk = self.allocate(cache, size, align_log2, origin)?;
+        if !self.options.hands_out_zeroes() {
+            // SAFETY: a chunk of so many bytes that nobody else knows yet.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0, size) };
+        }
         Ok(chunk)
     }
 
@@ -338,7 +366,7 @@ impl Core {
         }
         // What is too long for a guarded slot can have a mapping of its own, whose end is guarded too.
         if self.options.sample_rate == 1 && size > GUARDED_MAX {
-            let chunk = self.allocate_large(cache, size, align_log2, origin).ok()?;
+            let chunk = self.allocate_large(cache, size, align_log2, origin, self.contents()).ok()?;
             self.fill_with_pattern(chunk, size);
             return Some(chunk);
         }
@@ -363,7 +391,7 @@ impl Core {
         }
         if size == 0 {
             // A mapping of its own, whose chunk is the start of the guard behind it: inaccessible, like all of no bytes.
-            return self.allocate_large(cache, 0, align_log2, origin);
+            return self.allocate_large(cache, 0, align_log2, origin, self.contents());
         }
         if align_log2 <= MAX_ALIGN_LOG2 {
             let reach = size.saturating_add((1 << align_log2) - MIN_ALIGN);
@@ -377,7 +405,7 @@ impl Core {
                 }
             }
         }
-        self.allocate_large(cache, size, align_log2, origin)
+        self.allocate_large(cache, size, align_log2, origin, self.contents())
     }
 
     /// An over-aligned chunk inside a slot: the header stays where the slot begins, and the bytes between it

@@ -36,10 +36,7 @@ unsafe impl Allocator for &Heap {
 
     #[inline]
     fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-        let chunk = Allocator::allocate(self, layout)?;
-        // SAFETY: the chunk has so many bytes and is the caller's.
-        unsafe { zero_from(self, chunk, 0) };
-        Ok(chunk)
+        slice(self, self.allocate_zeroes(layout), layout.size())
     }
 
     #[inline]
@@ -60,7 +57,7 @@ unsafe impl Allocator for &Heap {
     unsafe fn grow_zeroed(&self, chunk: NonNull<u8>, old: Layout, new: Layout) -> Result<NonNull<[u8]>, AllocError> {
         // SAFETY: the caller's promise.
         let grown = unsafe { resize(self, chunk, old, new) }?;
-        // SAFETY: as in `allocate_zeroed`.
+        // SAFETY: the chunk has so many bytes and is the caller's.
         unsafe { zero_from(self, grown, old.size()) };
         Ok(grown)
     }

@@ -189,6 +189,18 @@ impl Heap {
         NonNull::new(core::ptr::with_exposed_provenance_mut(chunk)).ok_or(AllocateError::OutOfMemory)
     }
 
+    /// The same, and the chunk is zero whatever the options say.
+    #[cfg(feature = "allocator-api2")]
+    pub(super) fn allocate_zeroes(&self, layout: Layout) -> Result<NonNull<u8>, AllocateError> {
+        if self.core().options.hands_out_zeroes() {
+            return self.allocate(layout);
+        }
+        let align_log2 = layout.align().ilog2();
+        let chunk =
+            self.with_cache(|core, cache| core.allocate_zeroed(cache, layout.size(), align_log2, Origin::Rust))?;
+        NonNull::new(core::ptr::with_exposed_provenance_mut(chunk)).ok_or(AllocateError::OutOfMemory)
+    }
+
     /// Takes a chunk back.
     ///
     /// # Errors

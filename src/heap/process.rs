@@ -104,7 +104,34 @@ fn allocate_with<P: Protections>(
 #[cold]
 #[inline(never)]
 fn allocate_slowly(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    let outcome = with_slow_cache(start, |core, cache| core.allocate(cache, size, align_log2, origin));
+    chunk_of(with_slow_cache(start, |core, cache| core.allocate(cache, size, align_log2, origin)))
+}
+
+/// A chunk of zeroes, as [`allocate`]: `calloc`.
+#[inline(always)]
+pub(crate) fn allocate_zeroed(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
+    // A fast path of profile `default` hands out zeroes.
+    if let Some(cache) = own_cache()
+        && cache.set == Some(Set::Default)
+        && let Some(chunk) = heap_of(cache).allocate_ready::<DefaultProfile, FINE_MAX>(cache, size, align_log2, origin)
+    {
+        return chunk;
+    }
+    allocate_zeroed_otherwise(start, size, align_log2, origin)
+}
+
+#[inline(never)]
+fn allocate_zeroed_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
+    if let Some(cache) = own_cache()
+        && heap_of(cache).options.hands_out_zeroes()
+    {
+        return allocate_otherwise(start, size, align_log2, origin);
+    }
+    chunk_of(with_slow_cache(start, |core, cache| core.allocate_zeroed(cache, size, align_log2, origin)))
+}
+
+/// The chunk, or zero and ENOMEM, or the end of the process.
+fn chunk_of(outcome: Result<usize, Failure>) -> usize {
     match outcome {
         Ok(chunk) => chunk,
         Err(Failure::OutOfMemory) => {
@@ -118,14 +145,6 @@ fn allocate_slowly(start: &Start, size: usize, align_log2: u32, origin: Origin) 
 /// Ends the process if its options are wrong, or if it was asked to list them.
 pub(crate) fn check_options() {
     options_of_process(&Options::DEFAULT);
-}
-
-/// Whether chunks come zeroed: then `calloc` has nothing to do.
-#[inline]
-pub(crate) fn hands_out_zeroes() -> bool {
-    let heap = HEAP.load(Ordering::Relaxed);
-    // SAFETY: the process-wide heap is never destroyed.
-    heap != 0 && unsafe { Core::at(heap) }.options.hands_out_zeroes()
 }
 
 /// Takes a chunk back, or ends the process with a report. NULL is nothing.

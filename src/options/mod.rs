@@ -119,7 +119,7 @@ impl Profile {
 pub struct Options {
     /// Fill slack with canaries and check them at free.
     pub canary: bool,
-    /// Zero small chunks when they are freed.
+    /// Zero small chunks when they are freed, and large ones before their memory is handed out again.
     pub zero_on_free: bool,
     /// Check that a slot is still zero when it is reused. Needs `zero_on_free`.
     pub write_after_free: bool,
@@ -281,7 +281,7 @@ pub static TABLE: &[Specification] = &[
         kind: Kind::Profile,
     },
     switch!(canary, "fill slack with canaries and check them at free"),
-    switch!(zero_on_free, "zero small chunks when they are freed"),
+    switch!(zero_on_free, "zero small chunks when they are freed, large ones before their memory is used again"),
     switch!(write_after_free, "check that a freed slot is still zero when it is reused (needs zero_on_free)"),
     switch!(neighbours, "check both neighbours of a chunk when it is freed"),
     switch!(atomic_free, "catch double frees by racing threads at once, not at reuse"),

@@ -117,6 +117,14 @@ pub(crate) struct Census {
     pub(crate) table: (usize, usize),
 }
 
+/// What a new chunk holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    Zeroes,
+    /// Zeroes where the memory is fresh, or what another chunk has left there.
+    Any,
+}
+
 /// What a lookup found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found {
@@ -167,7 +175,8 @@ impl Secondary {
         state.zone_end = 0;
     }
 
-    /// A chunk of `size` zeroed bytes at a multiple of 2^`align_log2`.
+    /// A chunk of `size` bytes at a multiple of 2^`align_log2`. Unless they are to be zeroes, they may be what a freed chunk held,
+    /// whose mapping was kept: half of what a loop over such chunks costs is that the caches are filled with zeroes.
     ///
     /// # Errors
     /// When the system or the heap's budget refuses the memory.
@@ -177,6 +186,7 @@ impl Secondary {
         size: usize,
         align_log2: u32,
         origin: Origin,
+        contents: Contents,
     ) -> Result<usize, OutOfMemory> {
         let align = 1_usize.checked_shl(align_log2).ok_or(OutOfMemory)?.max(crate::size_class::MIN_ALIGN);
         if size > isize::MAX as usize - (1 << 32) || align > 1 << 40 {
@@ -184,9 +194,11 @@ impl Secondary {
         }
         let kept = self.take_kept(size, align).map(|entry| (entry, entry.data_bytes));
         let entry = if let Some((kept, used)) = kept.or_else(|| self.take_reshaped(ground, size, align)) {
-            let dirty = used.saturating_sub(kept.chunk - kept.data_start).min(size);
-            // SAFETY: the mapping is accessible and this thread's alone since it left the cache.
-            unsafe { contents::zero_large(core::ptr::with_exposed_provenance_mut(kept.chunk), dirty) };
+            if contents == Contents::Zeroes {
+                let dirty = used.saturating_sub(kept.chunk - kept.data_start).min(size);
+                // SAFETY: the mapping is accessible and this thread's alone since it left the cache.
+                unsafe { contents::zero_large(core::ptr::with_exposed_provenance_mut(kept.chunk), dirty) };
+            }
             Entry { size, origin, align_log2: align_log2 as u8, ..kept }
         } else {
             let map = || map(ground.budget, |bytes| self.reserve(bytes), size, align, origin, align_log2 as u8);

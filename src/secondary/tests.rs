@@ -4,7 +4,7 @@ mod freed;
 mod refused;
 mod resize;
 
-use super::{FRONT, Found, GAP_PAGES, Ground, NotResized, Secondary};
+use super::{Contents, FRONT, Found, GAP_PAGES, Ground, NotResized, Secondary};
 use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
 use crate::chunk::header::Origin;
@@ -45,7 +45,7 @@ impl Large {
     }
 
     fn try_allocate(&self, size: usize, align_log2: u32) -> Result<usize, OutOfMemory> {
-        self.secondary.allocate(self.ground(), size, align_log2, Origin::Malloc)
+        self.secondary.allocate(self.ground(), size, align_log2, Origin::Malloc, Contents::Zeroes)
     }
 
     fn allocate(&self, size: usize) -> usize {

@@ -109,6 +109,25 @@ static void calloc_returns_zeroes(void) {
     free(p);
 }
 
+/* Programs calloc tables of which they use little. */
+static void calloc_of_a_gibibyte_takes_memory_only_where_it_is_written_to(void) {
+    enum { PAGE = 4096, PAGES = (1 << 30) / PAGE };
+    static unsigned char there[PAGES + 1];
+    char *p = calloc(1 << 15, 1 << 15);
+    EXPECT(p != NULL);
+    p[0] = p[(1 << 29) + 1] = 1;
+    EXPECT(p[(1 << 30) - 1] == 0);
+    char *first = (char *)((uintptr_t)p & -(uintptr_t)PAGE);
+    EXPECT(mincore(first, (size_t)(p + (1 << 30) - first), there) == 0);
+    size_t resident = 0;
+    for (size_t i = 0; i < PAGES; i++) {
+        resident += there[i] & 1;
+    }
+    /* Three pages, or as many huge ones. */
+    EXPECT(resident >= 3 && resident <= 3 * 512);
+    free(p);
+}
+
 static void calloc_with_a_zero_factor_returns_a_pointer(void) {
     void *p = calloc(0, SIZE_MAX), *q = calloc(SIZE_MAX, 0);
     EXPECT(p && q && p != q);
@@ -263,6 +282,7 @@ static const struct check checks[] = {
     CHECK(calloc_of_too_much_fails_with_enomem),
     CHECK(calloc_fails_when_the_product_overflows),
     CHECK(calloc_returns_zeroes),
+    CHECK(calloc_of_a_gibibyte_takes_memory_only_where_it_is_written_to),
     CHECK(calloc_with_a_zero_factor_returns_a_pointer),
     CHECK(realloc_of_null_is_malloc),
     CHECK(realloc_to_zero_frees_and_returns_null),

@@ -1,6 +1,6 @@
 //! What becomes of freed chunks: kept mappings, and addresses in quarantine.
 
-use super::super::{FRONT, Found};
+use super::super::{Contents, FRONT, Found};
 use super::{KEPT_FOR_EVER, Large, MIB, NOTHING_KEPT, bytes};
 use crate::chunk::header::Origin;
 use crate::options::Options;
@@ -32,13 +32,33 @@ fn a_kept_mapping_is_a_new_chunk_in_every_respect() {
         }
         let kept = large.kept();
         assert!(kept >= 400_000);
-        let chunk = large.secondary.allocate(large.ground(), 390_001, 7, Origin::New).expect("memory");
+        let chunk =
+            large.secondary.allocate(large.ground(), 390_001, 7, Origin::New, Contents::Zeroes).expect("memory");
         assert!(large.kept() < kept, "it was not used");
         let entry = large.live(chunk);
         assert_eq!((entry.size, entry.origin, entry.align_log2, entry.live), (390_001, Origin::New, 7, true));
         assert!(chunk.is_multiple_of(128) && entry.data_end() - (chunk + 390_001) < 128);
         assert!(bytes(chunk, 390_001).iter().all(|&byte| byte == 0));
     }
+}
+
+/// Zeroing costs as much as all the rest of a loop over such chunks, and who asks for none gets none.
+#[test]
+fn what_a_kept_mapping_held_is_there_unless_the_next_chunk_is_to_be_zero() {
+    let large = Large::new(KEPT_FOR_EVER);
+    let next = |contents| {
+        let chunk = large.allocate(400_000);
+        bytes(chunk, 400_000).fill(0xaa);
+        assert!(large.release(chunk));
+        let kept = large.kept();
+        let next = large.secondary.allocate(large.ground(), 390_000, 4, Origin::Malloc, contents).expect("memory");
+        assert!(large.kept() < kept, "it was not used");
+        let seen = bytes(next, 390_000).to_vec();
+        assert!(large.release(next));
+        seen
+    };
+    assert!(next(Contents::Any).iter().all(|&byte| byte == 0xaa));
+    assert!(next(Contents::Zeroes).iter().all(|&byte| byte == 0));
 }
 
 /// Where none that is kept fits, one that is too short or too long is made to.
