@@ -338,7 +338,7 @@ impl Class {
     }
 
     /// Makes the next `run` slabs of a region accessible.
-    fn open_run(&mut self, ground: Ground<'_>, number: usize, run: u32) -> Result<(), OutOfMemory> {
+    pub(super) fn open_run(&mut self, ground: Ground<'_>, number: usize, run: u32) -> Result<(), OutOfMemory> {
         let log = slots_log2(self.id);
         let stride = self.id.stride();
         let region = ground.arena.region(number);
@@ -417,7 +417,7 @@ impl Class {
     ///
     /// Short runs go on in any of a few lanes of the slab: so they interleave at random, and each lane ascends, which is all that a
     /// prefetcher needs.
-    fn beginning(&self, options: &Options, word: u32, mark: u8, random: &mut Random) -> (u32, u32) {
+    pub(super) fn beginning(&self, options: &Options, word: u32, mark: u8, random: &mut Random) -> (u32, u32) {
         if !options.randomize || !self.short_runs(options) {
             return (word, 0);
         }

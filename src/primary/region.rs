@@ -334,6 +334,17 @@ mod tests {
         !core::ptr::eq(region.state(region.index_of(byte)), byte)
     }
 
+    #[test]
+    fn what_lies_behind_the_frontier_is_no_slot() {
+        for class in ClassId::all() {
+            let region = region(class);
+            region.set_frontier(5);
+            let at = |index: usize| FIRST + index * class.stride();
+            assert!(region.state_at(at(4)).is_some() && region.slot_around(at(5) - 1, class.stride()).is_some());
+            assert!(region.state_at(at(5)).is_none() && region.slot_around(at(5), class.stride()).is_none());
+        }
+    }
+
     proptest! {
         #[test]
         fn every_slot_start_is_found(class in 0_usize..CLASSES, index in 0_u32..1 << 20) {

@@ -1,6 +1,6 @@
 //! How a class grows: runs of slabs, the guards between them, and the tables that tell of them.
 
-use super::super::class::{BATCH, Descriptors};
+use super::super::class::{BATCH, Class, Descriptors};
 use super::super::region::{OwnedSlot, SlotIndex, state};
 use super::super::slab::{Place, Slab, SlabId, Slabs};
 use super::{MARK, Slots, all_orders};
@@ -27,6 +27,21 @@ fn places(slots: &mut Slots, region: usize) -> Vec<Place> {
     let arena = &*slots.arena;
     let slabs = arena.region(region).frontier() / per_slab;
     (0..slabs).map(|slab| Descriptors(arena).slab(SlabId::new(region, slab)).place).collect()
+}
+
+/// Wherever a page of the table ends.
+#[test]
+fn a_run_of_any_length_has_descriptors_for_its_slabs_and_for_the_guard_behind_it() {
+    let mut slots = Slots::in_arena_of(64 << 30, IN_ORDER, 8);
+    for run in 1..480 {
+        let (class, ground, random, _) = slots.parts();
+        let region = ground.arena.open_region(Some(class.id), random).expect("address space");
+        *class = Class::new(class.id);
+        class.open_run(ground, region, run).expect("memory");
+        let places = |slots: &mut Slots, slab| Descriptors(&slots.arena).slab(SlabId::new(region, slab)).place;
+        assert_eq!(places(&mut slots, run - 1), Place::Released);
+        assert_eq!(places(&mut slots, run), Place::Guard);
+    }
 }
 
 /// 300 slabs have more state bytes, free bits and descriptors than fit a page.

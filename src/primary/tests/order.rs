@@ -2,7 +2,7 @@
 
 use super::super::class::{BATCH, Preferred};
 use super::super::region::{OwnedSlot, SlotIndex, state};
-use super::{Slots, all_orders};
+use super::{MARK, Slots, all_orders};
 use crate::options::Options;
 use crate::random::Random;
 use std::collections::BTreeSet;
@@ -126,6 +126,85 @@ fn many_caches_share_a_few_slabs() {
         class.take(ground, state::FIRST_MARK + cache, random, preferred, &mut out).expect("memory");
     }
     assert_eq!(slots.class.open_count, 4);
+}
+
+/// Otherwise all of them would write to the cache lines of one slab.
+#[test]
+fn caches_that_have_no_slab_of_their_own_take_from_any() {
+    let mut slots = Slots::new(Options::STRICT, 100);
+    slots.random = Random::from_number(11);
+    let slab_bytes = slots.class.slab_bytes();
+    let mut taken = vec![0; 4];
+    // Ten of twelve caches, in turn, have none: less than half of what four slabs have.
+    for turn in 0..96 {
+        let mut out = [OwnedSlot::NONE; 8];
+        let (class, ground, random, preferred) = slots.parts();
+        let count = class.take(ground, state::FIRST_MARK + turn % 12, random, preferred, &mut out).expect("memory");
+        let first = ground.arena.own_region(out[0].chunk).chunk(SlotIndex(0), class.id.stride());
+        for slot in &out[..count] {
+            // Between two slabs lies a guard of the same length.
+            taken[(slot.chunk - first) / slab_bytes / 2] += 1;
+        }
+    }
+    assert_eq!(taken.iter().sum::<usize>(), 96 * 8);
+    assert!(taken.iter().all(|&count| count > 48), "{taken:?}");
+}
+
+/// Where runs begin in a slab with this word, as slots of it.
+fn beginnings(slots: &mut Slots, word: u32, mark: u8) -> BTreeSet<u32> {
+    let (class, ground, random, _) = slots.parts();
+    (0..500)
+        .map(|_| {
+            let (word, offset) = class.beginning(ground.options, word, mark, random);
+            assert!(word * 64 < class.slots() && offset < 64);
+            word * 64 + offset
+        })
+        .collect()
+}
+
+/// So many slots apart, from the first one of this word on.
+fn lanes(slots: &Slots, word: u32, count: u32) -> BTreeSet<u32> {
+    (0..count).map(|lane| (word * 64 + lane * (slots.class.slots() / count)) % slots.class.slots()).collect()
+}
+
+/// What a prefetcher can follow is shared among the slabs that a cache takes from.
+#[test]
+fn short_runs_of_a_cache_begin_in_sixteen_lanes_of_all_its_slabs_together() {
+    for size in [16, 100, 250, 1016] {
+        let mut slots = with_several_open(Options::STRICT, size);
+        let words = slots.class.slots().div_ceil(64);
+        for word in [0, words / 3, words - 1] {
+            let own = slots.class.open_count as u32;
+            assert_eq!(beginnings(&mut slots, word, MARK), lanes(&slots, word, 16 / own), "{size} bytes");
+            // Another cache has none here.
+            assert_eq!(beginnings(&mut slots, word, MARK + 1), lanes(&slots, word, 16), "{size} bytes");
+        }
+    }
+}
+
+#[test]
+fn ordinary_runs_begin_at_the_word_of_their_slab() {
+    let in_order = Options { randomize: false, ..Options::STRICT };
+    for (options, size) in [(Options::DEFAULT, 100), (Options::DEFAULT, 1016), (in_order, 100), (in_order, 1016)] {
+        let mut slots = Slots::new(options, size);
+        for word in 0..slots.class.slots().div_ceil(64) {
+            assert_eq!(beginnings(&mut slots, word, MARK), [word * 64].into(), "{size} bytes");
+        }
+    }
+}
+
+/// The first slot of a slab that is taken is near the beginning of a lane.
+#[test]
+fn a_short_run_begins_where_its_lane_does() {
+    let mut taken = BTreeSet::new();
+    for number in 0..300 {
+        let mut slots = Slots::new(Options::STRICT, 1016);
+        slots.random = Random::from_number(number);
+        let first = slots.take(1).expect("memory")[0];
+        let index = slots.arena.own_region(first.chunk).index_of(first.state()).0;
+        taken.insert(index);
+    }
+    assert_eq!(taken.iter().map(|index| index / 4).collect::<BTreeSet<_>>().len(), 16, "{taken:?}");
 }
 
 /// How often a slot follows one in front of it at most eight slots away, among `count` that are taken together.
