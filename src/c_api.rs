@@ -124,6 +124,15 @@ pub fn check_options() {
     process::check_options();
 }
 
+/// Whether modules that are opened with `RTLD_DEEPBIND` may have the C library's `malloc`: option `deepbind`.
+///
+/// ```
+/// assert!(!testudo::c_api::leaves_deepbind());
+/// ```
+pub fn leaves_deepbind() -> bool {
+    process::leaves_deepbind()
+}
+
 /// `malloc`.
 ///
 /// ```

@@ -114,6 +114,11 @@ fn cargo_builds_a_crate() {
 }
 
 #[test]
+fn php_and_its_extensions_compute_the_same() {
+    same_with_and_without("php.sh", &["php"]);
+}
+
+#[test]
 fn gdb_debugs_a_program() {
     if real::may_trace() {
         same_with_and_without("gdb.sh", &["gdb", "gcc"]);

@@ -1,12 +1,14 @@
 //! `libtestudo.so`: the C and C++ allocation symbols, for `LD_PRELOAD` or for linking.
 //!
-//! Each symbol is one call into [`hardened_heap::c_api`]; nothing else is exported.
+//! Each symbol is one call into [`hardened_heap::c_api`]. Besides them only `dlopen` is exported, for the sake of modules that would
+//! go past them.
 //!
 //! The library has no part of std in it, and so needs no libgcc_s, which a small program would wait for at every start. Only
 //! where cargo builds it for tests, with unwinding panics, std is there to handle them.
 #![cfg_attr(panic = "abort", no_std)]
 
 mod cxx;
+mod deep_binding;
 mod extensions;
 mod introspection;
 mod loader;

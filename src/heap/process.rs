@@ -147,6 +147,11 @@ pub(crate) fn check_options() {
     options_of_process(&Options::DEFAULT);
 }
 
+/// What the option `deepbind` says.
+pub(crate) fn leaves_deepbind() -> bool {
+    options_of_process(&Options::DEFAULT).deepbind
+}
+
 /// Takes a chunk back, or ends the process with a report. NULL is nothing.
 ///
 /// Profile `default` is compiled into the caller; all else is a call away.

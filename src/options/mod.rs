@@ -169,6 +169,8 @@ pub struct Options {
     pub heap_profile_at_exit: bool,
     /// Number of the signal that has the heap profile of the process-wide heap written; 0 is none.
     pub heap_profile_signal: u8,
+    /// Leave the flag `RTLD_DEEPBIND` to modules that are opened with it: they use the C library's `malloc`. For the preloaded library.
+    pub deepbind: bool,
     /// File that reports of the process-wide heap are appended to as JSON lines, besides standard error.
     pub report_path: FilePath,
 }
@@ -204,6 +206,7 @@ impl Options {
         heap_profile_path: FilePath::NONE,
         heap_profile_at_exit: false,
         heap_profile_signal: 0,
+        deepbind: false,
         report_path: FilePath::NONE,
     };
 
@@ -333,6 +336,7 @@ pub static TABLE: &[Specification] = &[
     },
     switch!(heap_profile_at_exit, "write the heap profile when the program exits"),
     number!(heap_profile_signal, u8, 0..=64, "signal that has the heap profile written, by its number; 0 is none"),
+    switch!(deepbind, "leave RTLD_DEEPBIND to modules: they have malloc of the C library then, unprotected"),
     Specification {
         name: "report_path",
         help: "file that reports are appended to as JSON lines, besides standard error; %p is the process number; no colon in it",
