@@ -147,7 +147,7 @@ fn caches_that_have_no_slab_of_their_own_take_from_any() {
         }
     }
     assert_eq!(taken.iter().sum::<usize>(), 96 * 8);
-    assert!(taken.iter().all(|&count| count > 48), "{taken:?}");
+    assert!(taken.iter().all(|&count| count > 100), "{taken:?}");
 }
 
 /// Where runs begin in a slab with this word, as slots of it.
