@@ -190,7 +190,7 @@ impl Heap {
     }
 
     /// The same, and the chunk is zero whatever the options say.
-    #[cfg(feature = "allocator-api2")]
+    #[cfg(any(test, feature = "allocator-api2"))]
     pub(super) fn allocate_zeroes(&self, layout: Layout) -> Result<NonNull<u8>, AllocateError> {
         if self.core().options.hands_out_zeroes() {
             return self.allocate(layout);

@@ -3,6 +3,8 @@
 use super::super::private::{AllocateError, Heap};
 use crate::chunk::checksum;
 use crate::options::Options;
+use crate::os::mapping;
+use crate::size_class::SMALL_MAX;
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Kind, Violation};
 use core::alloc::Layout;
@@ -63,6 +65,36 @@ fn touch_classes(heap: &Heap) {
     let stats = heap.stats();
     assert!(stats.committed - before.committed > 1 << 20, "idle slabs: {}", stats.committed);
     assert_eq!(stats.chunks, before.chunks);
+}
+
+/// Whatever freed chunks of the size have left, whatever new chunks hold otherwise; and of a long one no page is touched for that.
+#[test]
+fn a_chunk_that_is_to_be_zero_is_and_a_large_one_takes_no_memory_for_it() {
+    const SMALLEST_LARGE: usize = SMALL_MAX + 1;
+    for options in [Options::DEFAULT, Options::FAST, Options { guarded_slots: 20, ..Options::FUZZ }] {
+        let heap = Heap::new(options).expect("a heap");
+        for size in [1, 100, 1016, 5000, 70_000, SMALL_MAX, SMALLEST_LARGE, 300_000, 900_000] {
+            for _ in 0..40 {
+                let chunk = heap.allocate_zeroes(layout(size)).expect("memory");
+                // SAFETY: a live chunk of so many bytes.
+                let bytes = unsafe { core::slice::from_raw_parts_mut(chunk.as_ptr(), size) };
+                assert!(bytes.iter().all(|&byte| byte == 0), "{size} bytes");
+                bytes.fill(0xaa);
+                let has_slot = heap.core().arena.region_of(chunk.addr().get()).is_some();
+                let has_mapping = !has_slot && !heap.core().guarded.contains(chunk.addr().get());
+                // Where all chunks are guarded, what is too long for that has a mapping.
+                assert!(!has_mapping || size >= SMALLEST_LARGE || options.sample_rate == 1, "{size} bytes");
+                assert!(!has_slot || size < SMALLEST_LARGE, "{size} bytes");
+                free(&heap, chunk, size);
+            }
+        }
+        for size in [3 << 20, 64 << 20] {
+            let chunk = heap.allocate_zeroes(layout(size)).expect("memory");
+            // The edges are written to; on some systems that takes a huge page.
+            assert!(mapping::resident(chunk.addr().get(), size) < size / 4 * 3, "{size} bytes");
+            free(&heap, chunk, size);
+        }
+    }
 }
 
 #[test]
