@@ -61,8 +61,10 @@ pub(super) fn map(
     let huge = size >= HUGE;
     // Data ends where a huge page ends, so that the guard splits none.
     let end_align = if huge { HUGE_PAGE } else { PAGE };
-    let reach = size + FRONT + align.max(PAGE) + PAGE;
-    let map_bytes = page_ceil(PAGE + reach + end_align + PAGE);
+    // From the end of the chunk down to where its data can begin at the lowest; a guard page in front, and another behind
+    // wherever the end is.
+    let reach = page_ceil(size + FRONT + align.max(PAGE));
+    let map_bytes = PAGE + reach + end_align;
     let map_start = reserve(map_bytes)?;
     let undo = |refused| {
         mapping::unmap(map_start, map_bytes);
@@ -165,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_chunk_fits_its_mapping_wherever_that_begins_and_no_more_is_reserved_than_needed() {
-        for size in [0, 1, 262_144, 300_001, HUGE - 1, HUGE, HUGE + 70_001, 7 * (HUGE_PAGE / 2) + 1] {
+        for size in [0, 1, 4000, 4064, 4065, 262_144, 300_001, HUGE - 1, HUGE, HUGE + 70_001, 7 * (HUGE_PAGE / 2) + 1] {
             for align_log2 in [4, 8, 12, 13, 16, 22] {
                 for pages in [0, 1, 2, 3, 17, 255, 256, 300, 509, 510, 511] {
                     let entry = mapped(size, align_log2, pages);
@@ -179,7 +181,10 @@ mod tests {
                     assert!(entry.data_start + FRONT <= entry.chunk && entry.data_start.is_multiple_of(PAGE));
                     assert_guarded(&entry);
                     let huge = if size >= HUGE { HUGE_PAGE } else { 0 };
-                    assert!(entry.map_bytes <= size + align + huge + 6 * PAGE, "{size} bytes, 2^{align_log2}");
+                    assert!(
+                        entry.map_bytes <= size + FRONT + align.max(PAGE) + huge + 3 * PAGE,
+                        "{size} bytes, 2^{align_log2}"
+                    );
                     // The front takes no more than it needs, but for a huge page of which half is used anyway.
                     let front = page_floor(entry.chunk - FRONT);
                     let unused = front % HUGE_PAGE;
