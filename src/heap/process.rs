@@ -120,12 +120,19 @@ pub(crate) fn allocate_zeroed(start: &Start, size: usize, align_log2: u32, origi
     allocate_zeroed_otherwise(start, size, align_log2, origin)
 }
 
+/// The same in other profiles: small chunks have their fast paths here too.
 #[inline(never)]
 fn allocate_zeroed_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    if let Some(cache) = own_cache()
-        && heap_of(cache).options.hands_out_zeroes()
-    {
-        return allocate_otherwise(start, size, align_log2, origin);
+    if let Some(cache) = own_cache() {
+        let zeroes = heap_of(cache).options.hands_out_zeroes();
+        if zeroes || size <= SMALL_MAX {
+            let chunk = allocate_otherwise(start, size, align_log2, origin);
+            if chunk != 0 && !zeroes {
+                // SAFETY: a chunk of so many bytes that nobody else knows yet.
+                unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0, size) };
+            }
+            return chunk;
+        }
     }
     chunk_of(with_slow_cache(start, |core, cache| core.allocate_zeroed(cache, size, align_log2, origin)))
 }
