@@ -324,15 +324,21 @@ impl Core {
         align_log2: u32,
         origin: Origin,
     ) -> Result<usize, Failure> {
-        if size > SMALL_MAX.max(GUARDED_MAX) {
+        const { assert!(GUARDED_MAX <= SMALL_MAX, "what is longer has a mapping of its own") };
+        if size > SMALL_MAX {
             return self.allocate_large(cache, size, align_log2, origin, Contents::Zeroes);
         }
         let chunk = self.allocate(cache, size, align_log2, origin)?;
+        self.zero_new(chunk, size);
+        Ok(chunk)
+    }
+
+    /// Zeroes a new chunk, unless new chunks are zero.
+    pub(super) fn zero_new(&self, chunk: usize, size: usize) {
         if !self.options.hands_out_zeroes() {
             // SAFETY: a chunk of so many bytes that nobody else knows yet.
             unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0, size) };
         }
-        Ok(chunk)
     }
 
     /// Fills a new chunk, unless it is to be zero. Of a large one only so much as programs are likely to read before they

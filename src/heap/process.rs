@@ -123,16 +123,15 @@ pub(crate) fn allocate_zeroed(start: &Start, size: usize, align_log2: u32, origi
 /// The same in other profiles: small chunks have their fast paths here too.
 #[inline(never)]
 fn allocate_zeroed_otherwise(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    if let Some(cache) = own_cache() {
-        let zeroes = heap_of(cache).options.hands_out_zeroes();
-        if zeroes || size <= SMALL_MAX {
-            let chunk = allocate_otherwise(start, size, align_log2, origin);
-            if chunk != 0 && !zeroes {
-                // SAFETY: a chunk of so many bytes that nobody else knows yet.
-                unsafe { core::ptr::with_exposed_provenance_mut::<u8>(chunk).write_bytes(0, size) };
-            }
-            return chunk;
+    // Not the cache itself: what is called here takes it too.
+    if let Some(core) = own_cache().map(|cache| heap_of(cache))
+        && (size <= SMALL_MAX || core.options.hands_out_zeroes())
+    {
+        let chunk = allocate_otherwise(start, size, align_log2, origin);
+        if chunk != 0 {
+            core.zero_new(chunk, size);
         }
+        return chunk;
     }
     chunk_of(with_slow_cache(start, |core, cache| core.allocate_zeroed(cache, size, align_log2, origin)))
 }
@@ -154,9 +153,14 @@ pub(crate) fn check_options() {
     options_of_process(&Options::DEFAULT);
 }
 
-/// What the option `deepbind` says.
+/// What the option `deepbind` says: to the heap, if there is one. The program may have changed its environment since, for its children.
 pub(crate) fn leaves_deepbind() -> bool {
-    options_of_process(&Options::DEFAULT).deepbind
+    let heap = HEAP.load(Ordering::Acquire);
+    if heap == 0 {
+        return options_of_process(&Options::DEFAULT).deepbind;
+    }
+    // SAFETY: the process-wide heap is never destroyed.
+    unsafe { Core::at(heap) }.options.deepbind
 }
 
 /// Takes a chunk back, or ends the process with a report. NULL is nothing.

@@ -16,6 +16,9 @@ static void *named(void *module, const char *name) {
 }
 
 int main(int argc, char **argv) {
+    /* For its children. */
+    free(malloc(1));
+    setenv("TESTUDO_OPTIONS", "nonsense=1", 1);
     if (dlopen("/nowhere/libnothing.so", RTLD_NOW | RTLD_DEEPBIND) != NULL || strstr(dlerror(), "libnothing.so") == NULL) {
         fputs("a module that is not there was opened, or not named\n", stderr);
         return 2;
