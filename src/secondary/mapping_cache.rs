@@ -28,12 +28,17 @@ pub(super) const ORDINARY: usize = (2 << 20) + (64 << 10);
 /// The largest mapping that is kept.
 const LARGEST: usize = 32 << 20;
 
+/// So many requests pass over a mapping before it counts as one that nobody wants.
+const IDLE: u32 = 8;
+
 #[derive(Clone, Copy)]
 struct Kept {
     /// Address of the chunk; zero when the place is empty.
     chunk: usize,
     data_bytes: usize,
     since: u32,
+    /// How many requests there had been when it was put in, truncated.
+    request: u32,
 }
 
 /// Freed chunks whose mapping is still accessible, oldest first. Zeroes are a valid empty cache.
@@ -51,6 +56,8 @@ pub(crate) struct MappingCache {
     share: usize,
     /// When a mapping last had to make room, in milliseconds, truncated.
     evicted_at: u32,
+    /// Requests until now, truncated.
+    requests: u32,
 }
 
 impl MappingCache {
@@ -94,7 +101,8 @@ impl MappingCache {
         let evicted = if self.count == PLACES { self.evict() } else { None };
         if let Some(place) = self.kept.get_mut(self.count) {
             let since = process::milliseconds() as u32;
-            *place = Kept { chunk: entry.chunk, data_bytes: entry.data_bytes, since };
+            let request = self.requests;
+            *place = Kept { chunk: entry.chunk, data_bytes: entry.data_bytes, since, request };
             self.count += 1;
             self.bytes += entry.data_bytes;
         }
@@ -123,6 +131,7 @@ impl MappingCache {
     /// The best fitting mapping of at least `needed` bytes that is at most a quarter too large. Where there is none, and one had
     /// to go a moment ago, more may be kept from now on.
     pub(crate) fn take(&mut self, needed: usize) -> Option<usize> {
+        self.requests = self.requests.wrapping_add(1);
         let fitting = self.kept.iter().take(self.count).enumerate();
         let best = fitting
             .filter(|(_, kept)| kept.data_bytes >= needed && kept.data_bytes - needed <= needed / 4)
@@ -143,21 +152,32 @@ impl MappingCache {
         None
     }
 
-    /// The mapping, too short or too long, from which one of `needed` bytes is made with the fewest page faults; none of or for more than
-    /// [`ORDINARY`] bytes, where huge pages come into it.
+    /// The mapping, too short or too long, from which one of `needed` bytes is made with the fewest page faults, those of later requests
+    /// included; none of or for more than [`ORDINARY`] bytes, where huge pages come into it.
     pub(crate) fn take_nearest(&mut self, needed: usize) -> Option<usize> {
         if needed > ORDINARY {
             return None;
         }
         let kept = self.kept.iter().take(self.count).enumerate();
-        let nearest = kept
+        let (place, nearest) = kept
             .filter(|(_, kept)| kept.data_bytes <= ORDINARY)
             .min_by_key(|(_, kept)| kept.data_bytes.abs_diff(needed))?;
+        if nearest.data_bytes.abs_diff(needed) <= needed / 4 {
+            return self.remove(place);
+        }
         // Until the share is used up, better ones are collected.
-        if self.bytes < self.share && nearest.1.data_bytes.abs_diff(needed) > needed / 4 {
+        if self.bytes < self.share {
             return None;
         }
-        self.remove(nearest.0)
+        // Where sizes come in turn, each would be made from the one that is wanted next, while the rest of the share is held by one that
+        // is wanted no more: that gives way first.
+        self.remove(if self.oldest_is_idle() { 0 } else { place })
+    }
+
+    /// Whether the oldest mapping may be reshaped and was passed over by so many requests that the next one is hardly for it.
+    fn oldest_is_idle(&self) -> bool {
+        let Some(oldest) = self.kept.first() else { return false };
+        oldest.data_bytes <= ORDINARY && self.requests.wrapping_sub(oldest.request) >= IDLE
     }
 
     /// The oldest mapping, if nobody wanted it for so long.
@@ -181,7 +201,7 @@ impl MappingCache {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS, HOT, LARGEST, LEAST, MISSED, MOST, MappingCache, ORDINARY, PLACES, SHARE};
+    use super::{ALWAYS, HOT, IDLE, LARGEST, LEAST, MISSED, MOST, MappingCache, ORDINARY, PLACES, SHARE};
     use crate::chunk::header::Origin;
     use crate::os::process;
     use crate::secondary::table::Entry;
@@ -330,6 +350,37 @@ mod tests {
         }
         assert_eq!(cache.take_nearest(1500 * KIB), Some(5));
         assert_eq!(cache.take_nearest(1500 * KIB), None, "800 of 1024 KiB are in use");
+    }
+
+    /// A program that renders pages takes chunks of two lengths in turn, and now and then one that is as long as both.
+    #[test]
+    fn what_many_requests_passed_over_is_reshaped_before_what_is_wanted_in_turn() {
+        // What is reshaped for 240 KiB after so many requests, where a mapping of 700 KiB is older than one of 450.
+        let reshaped_after = |requests: u32, oldest: usize| {
+            let mut cache = cache();
+            cache.put(&entry(1, oldest), 0);
+            for _ in 1..requests {
+                assert_eq!(cache.take(450 * KIB), None);
+            }
+            cache.put(&entry(2, 450 * KIB), 0);
+            cache.set_share(oldest);
+            assert_eq!(cache.take(240 * KIB), None);
+            cache.take_nearest(240 * KIB)
+        };
+        assert_eq!(reshaped_after(IDLE, 700 * KIB), Some(1));
+        assert_eq!(reshaped_after(IDLE - 1, 700 * KIB), Some(2));
+        assert_eq!(reshaped_after(IDLE, ORDINARY + 1), Some(2), "huge pages are not reshaped");
+    }
+
+    #[test]
+    fn one_of_about_the_length_is_taken_though_another_is_wanted_no_more() {
+        let mut cache = cache();
+        cache.put(&entry(1, LEAST), 0);
+        for _ in 0..IDLE {
+            assert_eq!(cache.take(450 * KIB), None);
+        }
+        cache.put(&entry(2, 400 * KIB), 0);
+        assert_eq!(cache.take_nearest(450 * KIB), Some(2));
     }
 
     #[test]
