@@ -110,8 +110,9 @@ fn allocate_slowly(start: &Start, size: usize, align_log2: u32, origin: Origin) 
 /// A chunk of zeroes, as [`allocate`]: `calloc`.
 #[inline(always)]
 pub(crate) fn allocate_zeroed(start: &Start, size: usize, align_log2: u32, origin: Origin) -> usize {
-    // A fast path of profile `default` hands out zeroes.
-    if let Some(cache) = own_cache()
+    // What is in the cache was zeroed when it was freed: a constant of the profile, which a build with other protections may change.
+    if Options::DEFAULT.hands_out_zeroes()
+        && let Some(cache) = own_cache()
         && cache.set == Some(Set::Default)
         && let Some(chunk) = heap_of(cache).allocate_ready::<DefaultProfile, FINE_MAX>(cache, size, align_log2, origin)
     {
