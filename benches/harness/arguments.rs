@@ -12,6 +12,7 @@ usage: testudo-benches COMMAND [options]
   latency        p50, p99, p99.9 and longest single malloc and free
   quiet          resident memory after a spike of 2 GiB, 10 seconds of quiet, and malloc_trim
   prices         what each of testudo's protections costs, one turned off at a time
+  reasons        where the time goes: every workload with one protection after another left out, and the kernel's share
   placement      what the order of handing out slots costs, and what an attacker lacks under it
   targets        what the project set out to reach: target, measured, whether it holds
   peers          only find and build the allocators
@@ -40,6 +41,7 @@ pub enum Command {
     Latency,
     Quiet,
     Prices,
+    Reasons,
     Placement,
     Targets,
     Peers,
@@ -84,6 +86,7 @@ impl Arguments {
             Some("latency") => Command::Latency,
             Some("quiet") => Command::Quiet,
             Some("prices") => Command::Prices,
+            Some("reasons") => Command::Reasons,
             Some("placement") => Command::Placement,
             Some("targets") => Command::Targets,
             Some("peers") => Command::Peers,

@@ -16,6 +16,7 @@ mod places;
 mod prices;
 mod publish;
 mod quiet;
+mod reasons;
 mod redis;
 mod results;
 mod rounds;
@@ -51,6 +52,10 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
             places.build_programs()?;
             return prices::run(&places, arguments);
         }
+        Command::Reasons => {
+            places.build_programs()?;
+            return reasons::run(&places, arguments);
+        }
         Command::Placement => {
             places.build_programs()?;
             return placement::run(&places, arguments);
@@ -83,6 +88,6 @@ fn execute(arguments: &Arguments) -> Result<(), String> {
             }
             Ok(())
         }
-        Command::Peers | Command::Table | Command::Prices | Command::Placement => Ok(()),
+        Command::Peers | Command::Table | Command::Prices | Command::Reasons | Command::Placement => Ok(()),
     }
 }

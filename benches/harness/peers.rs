@@ -18,6 +18,11 @@ pub struct Allocator {
 }
 
 impl Allocator {
+    /// The C library's own, with which all others are compared.
+    pub fn glibc() -> Self {
+        Self { name: "glibc".into(), library: None, variable: None }
+    }
+
     /// A library of testudo's with these options.
     pub fn testudo(name: impl Into<String>, library: &Path, options: impl Into<String>) -> Self {
         Self { name: name.into(), library: Some(library.into()), variable: Some((OPTIONS, options.into())) }
@@ -32,7 +37,7 @@ const LIBRARY_DIRECTORIES: [&str; 4] =
 
 /// Finds or builds every allocator that the command line asks for, and says which could not be had.
 pub fn find(places: &Places, arguments: &Arguments) -> Result<Vec<Allocator>, String> {
-    let mut found = vec![Allocator { name: "glibc".into(), library: None, variable: None }];
+    let mut found = vec![Allocator::glibc()];
     let mut take = |name: &str, get: &dyn Fn() -> Result<PathBuf, String>| {
         if !arguments.wants_allocator(name) {
             return;

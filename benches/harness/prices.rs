@@ -1,7 +1,7 @@
 //! The price list: what each protection costs, by comparing testudo with and without it.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::arguments::Arguments;
@@ -151,10 +151,7 @@ pub fn run(places: &Places, arguments: &Arguments) -> Result<(), String> {
             None if side.options.contains("SAMPLING") => continue,
             None => side.options.to_string(),
         };
-        let library = match BUILDS.iter().find(|build| side.build == Some(build.name)) {
-            Some(build) => variants::build(places, build.name, build.edits)?,
-            None => library.clone(),
-        };
+        let library = side.build.map_or_else(|| Ok(library.clone()), |build| self::library(places, build))?;
         allocators.push(Allocator::testudo(side.name, &library, options));
     }
     let mut workloads = workloads::chosen(places, arguments)?;
@@ -175,6 +172,18 @@ pub fn run(places: &Places, arguments: &Arguments) -> Result<(), String> {
     text += &table(&report, &counts, "In `default`", &DEFAULT_LINES);
     text += &table(&report, &counts, "One at a time on top of `fast`", &FAST_LINES);
     publish(places, arguments, "prices", &text)
+}
+
+/// The library of this name among [`BUILDS`].
+pub fn library(places: &Places, name: &str) -> Result<PathBuf, String> {
+    let build = BUILDS.iter().find(|build| build.name == name).ok_or(format!("there is no build {name}"))?;
+    variants::build(places, build.name, build.edits)
+}
+
+/// Whether there is a build of this name.
+#[cfg(test)]
+pub fn is_build(name: &str) -> bool {
+    BUILDS.iter().any(|build| build.name == name)
 }
 
 /// The name of the option that says how often a chunk is sampled, if the library has one.
@@ -258,7 +267,7 @@ fn percent(ratio: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUILDS, DEFAULT_LINES, FAST_LINES, SIDES};
+    use super::{BUILDS, DEFAULT_LINES, FAST_LINES, SIDES, is_build};
     use crate::variants::{copy_sources, edit_all};
     use std::path::Path;
 
@@ -279,7 +288,7 @@ mod tests {
             assert!([with, without].iter().all(|name| SIDES.iter().any(|side| side.name == **name)));
         }
         for side in &SIDES {
-            assert!(side.build.is_none_or(|name| BUILDS.iter().any(|build| build.name == name)), "{}", side.name);
+            assert!(side.build.is_none_or(is_build), "{}", side.name);
         }
     }
 }

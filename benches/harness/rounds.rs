@@ -75,7 +75,8 @@ pub fn measure_all(
 /// The order of a round: the list in steps that are of another length in each round, so that none always follows the same
 /// neighbour: what one leaves behind, in memory and caches, the next one finds.
 fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
-    let shares_no_divisor = |step: &usize| (2..=*step).all(|divisor| !step.is_multiple_of(divisor) || !count.is_multiple_of(divisor));
+    let shares_no_divisor =
+        |step: &usize| (2..=*step).all(|divisor| !step.is_multiple_of(divisor) || !count.is_multiple_of(divisor));
     let steps: Vec<usize> = (1..count.max(2)).filter(shares_no_divisor).collect();
     let step = steps[round % steps.len()];
     (0..count).map(move |turn| (round * 5 + turn * step) % count)
