@@ -45,11 +45,13 @@ impl Secondary {
         } else {
             let more = needed - old.data_bytes;
             ground.budget.charge(more).is_ok_and(|()| {
-                let moved = relocate(&mut entry, |bytes| self.reserve(bytes), needed, needed).is_ok();
-                if !moved {
+                // Where every chunk moves when it is freed, room is of no use to the next one.
+                let room = if self.ration_large { page_ceil(needed + needed / 2) } else { needed };
+                let longer = self.lengthen(&mut entry, needed, room).is_ok();
+                if !longer {
                     ground.budget.refund(more);
                 }
-                moved
+                longer
             })
         };
         if !reshaped {

@@ -30,6 +30,23 @@ impl Secondary {
         Ok(resized?.chunk)
     }
 
+    /// Gives a chunk that is nobody else's `needed` accessible bytes, more than it has: in the room behind it or, where there is too little,
+    /// by moving its pages to a place where it has `room`. The entry's `data_bytes` is left to the caller.
+    ///
+    /// # Errors
+    /// When the system refuses; then nothing has changed.
+    pub(super) fn lengthen(&self, entry: &mut Entry, needed: usize, room: usize) -> Result<(), NotMoved> {
+        if entry.data_start + needed + PAGE <= entry.map_end() {
+            return Ok(mapping::commit(entry.data_end(), needed - entry.data_bytes)?);
+        }
+        let mut relocate = |room| relocate(entry, |bytes| self.reserve(bytes), needed, room);
+        match relocate(room) {
+            // Room to grow is a favour that a limit on memory may not grant.
+            Err(NotMoved::OutOfMemory) => relocate(needed),
+            outcome => outcome,
+        }
+    }
+
     pub(super) fn resize_held(&self, ground: Ground<'_>, entry: &Entry, size: usize) -> Result<Entry, OutOfMemory> {
         let needed = page_ceil(entry.chunk - entry.data_start + size);
         let mut changed = Entry { size, ..*entry };
@@ -43,18 +60,7 @@ impl Secondary {
         } else if needed > entry.data_bytes {
             let more = needed - entry.data_bytes;
             ground.budget.charge(more)?;
-            let mut grow = || {
-                if entry.data_start + needed + PAGE <= entry.map_end() {
-                    // There is room behind the chunk.
-                    return Ok(mapping::commit(entry.data_end(), more)?);
-                }
-                let mut relocate = |room| relocate(&mut changed, |bytes| self.reserve(bytes), needed, room);
-                match relocate(page_ceil(needed + needed / 2)) {
-                    // Room to grow is a favour that a limit on memory may not grant.
-                    Err(NotMoved::OutOfMemory) => relocate(needed),
-                    outcome => outcome,
-                }
-            };
+            let mut grow = || self.lengthen(&mut changed, needed, page_ceil(needed + needed / 2));
             let grown = match grow() {
                 Err(NotMoved::OutOfMemory) => {
                     self.make_room(ground, size).map_err(NotMoved::from).and_then(|()| grow())

@@ -5,6 +5,7 @@ use super::{KEPT_FOR_EVER, Large, MIB, NOTHING_KEPT, bytes};
 use crate::chunk::header::Origin;
 use crate::options::Options;
 use crate::os::mapping::{self, OutOfMemory, PAGE, is_accessible, page_ceil};
+use crate::secondary::table::Entry;
 
 #[test]
 fn a_chunk_is_taken_back_once_and_known_as_freed_then() {
@@ -93,6 +94,58 @@ fn a_kept_mapping_of_another_length_is_a_new_chunk_in_every_respect() {
             assert!(large.release(chunk));
             assert!(large.is_known_as_freed(chunk));
         }
+    }
+}
+
+/// Gives a chunk back whose ration is used up; `false` where the test was held up, and there is a token again.
+fn release_where_it_is(large: &Large, chunk: usize) -> bool {
+    {
+        let mut state = large.secondary.state.lock();
+        while state.ration.spend() {}
+    }
+    assert!(large.release(chunk));
+    // Nothing more is collected.
+    large.secondary.state.lock().cache.set_share(0);
+    is_accessible(chunk)
+}
+
+/// A system call instead of four, and no address is lost to a loop whose sizes vary.
+#[test]
+fn a_kept_mapping_is_made_longer_in_the_room_behind_it() {
+    let in_place = || {
+        let large = Large::new(KEPT_FOR_EVER);
+        let mut last: Option<Entry> = None;
+        // Cut, longer in what was cut off, moved because there is no room, longer in the room that it has since.
+        for (size, moves) in [(600_000, false), (300_000, false), (500_000, false), (700_000, true), (1_000_000, false)]
+        {
+            let chunk = large.allocate(size);
+            let entry = large.live(chunk);
+            assert_eq!(last.is_some_and(|last| last.data_start != entry.data_start), moves, "{size}");
+            assert_eq!((large.kept(), large.budget.used()), (0, entry.data_bytes), "{size}");
+            assert!(!is_accessible(entry.data_start - 1) && !is_accessible(entry.data_end()), "{size}: guards");
+            assert!(entry.data_end() + PAGE <= entry.map_end(), "{size}: its own guard");
+            assert!(bytes(chunk, size).iter().all(|&byte| byte == 0), "{size}");
+            bytes(chunk, size).fill(0xaa);
+            if !release_where_it_is(&large, chunk) {
+                return false;
+            }
+            last = Some(entry);
+        }
+        true
+    };
+    assert!((0..100).any(|_| in_place()), "held up each time");
+}
+
+#[test]
+fn a_kept_mapping_has_no_room_to_grow_where_every_freed_chunk_moves() {
+    for (ration_large, room) in [(true, 450_000), (false, 2 * PAGE)] {
+        let large = Large::new(Options { ration_large, ..KEPT_FOR_EVER });
+        let first = large.allocate(300_000);
+        assert!(large.release(first));
+        large.secondary.state.lock().cache.set_share(0);
+        let entry = large.live(large.allocate(900_000));
+        let reserved = entry.map_bytes - entry.data_bytes;
+        assert!((room..=room + 3 * PAGE).contains(&reserved), "{reserved} bytes beside the chunk");
     }
 }
 
