@@ -369,6 +369,7 @@ mod tests {
         };
         assert_eq!(reshaped_after(IDLE, 700 * KIB), Some(1));
         assert_eq!(reshaped_after(IDLE - 1, 700 * KIB), Some(2));
+        assert_eq!(reshaped_after(IDLE, ORDINARY), Some(1));
         assert_eq!(reshaped_after(IDLE, ORDINARY + 1), Some(2), "huge pages are not reshaped");
     }
 
