@@ -8,6 +8,7 @@ use crate::check::trial::{Trial, moot, settle};
 const WITH_SLACK: usize = 100;
 const WITHOUT_SLACK: usize = 24;
 const LARGE_SIZE: usize = 1 << 20;
+const PAGE: usize = 4096;
 
 pub static SMALL: Group = Group {
     title: "overflow of a small chunk",
@@ -80,9 +81,14 @@ fn neighbours(size: usize) -> (usize, usize) {
     chunks.sort_unstable();
     let gap = |pair: &[usize]| pair[1] - pair[0];
     let stride = chunks.windows(2).map(gap).min().unwrap_or_else(|| moot());
-    // Chunks that have pages of their own have no neighbours: any two will do, and the write itself is the end.
-    match chunks.windows(2).find(|pair| gap(pair) == stride) {
-        Some(pair) if stride < 2 * size || stride >= 4096 => (pair[0], pair[1]),
+    if stride < 2 * size {
+        return chunks.windows(2).find(|pair| gap(pair) == stride).map_or_else(|| moot(), |pair| (pair[0], pair[1]));
+    }
+    // Chunks that have pages of their own have no neighbours: any two will do, and the write itself is the end. Not where the chunk
+    // is one of the few that start with their page and are followed by a canary: that is looked at when the chunk itself is freed.
+    let ends_with_its_page = |pair: &&[usize]| (pair[0] + size).is_multiple_of(PAGE);
+    match chunks.windows(2).find(ends_with_its_page) {
+        Some(pair) if stride >= PAGE => (pair[0], pair[1]),
         _ => moot(),
     }
 }
