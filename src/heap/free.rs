@@ -10,7 +10,7 @@ use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header, Origin, SIZE_BITS};
 use crate::os::mapping::{self, PAGE, page_ceil, page_floor};
 use crate::primary::class::{BATCH, NotOwned};
-use crate::primary::region::{OwnedSlot, state};
+use crate::primary::region::{OwnedSlot, Slot, state};
 use crate::protections::Protections;
 use crate::quarantine::{Pushed, Turned};
 use crate::size_class::{ClassId, FINE_MAX};
@@ -143,10 +143,9 @@ impl Core {
             }
         }
         if P::neighbours(&self.options) {
-            let index = region.index_of(slot);
-            if !self.neighbours_are_in_order::<P, LONGEST>(region, index, class, capacity, chunk)
-                && self.check_neighbours(region, index, class, chunk, fields).is_err()
-            {
+            let slot = Slot { index: region.index_of(slot), state: slot };
+            let small = Small { region, class, slot, start: chunk, fields };
+            if !self.neighbours_are_in_order::<P, LONGEST>(&small, capacity) && self.check_neighbours(&small).is_err() {
                 return Freed::Unusual;
             }
         } else if P::canary(&self.options)
@@ -192,11 +191,11 @@ impl Core {
     ) -> Result<(), Violation> {
         match located {
             Located::Small(small) => {
-                let Small { region, class, slot, start, fields } = small;
+                let Small { class, slot, start, fields, .. } = small;
                 if P::neighbours(&self.options) {
-                    self.check_neighbours(region, slot.index, class, start, fields)?;
+                    self.check_neighbours(&small)?;
                 } else if P::canary(&self.options) && small.end() == class.capacity() {
-                    self.check_next_header(region, slot.index, class, start, fields, Operation::Free)?;
+                    self.check_next_header(&small, Operation::Free)?;
                 }
                 if slot.state.load(Ordering::Relaxed) == state::RECORDED {
                     self.forget_slot(slot.state, start);

@@ -10,7 +10,7 @@ use super::core::Core;
 use super::locate::{Small, over_aligned};
 use crate::chunk::canary;
 use crate::chunk::checksum::{self, Crc};
-use crate::chunk::header::{Fields, Header};
+use crate::chunk::header::Header;
 use crate::os::process;
 use crate::primary::region::{Region, Slot, SlotIndex, state};
 use crate::primary::slab::slots_log2;
@@ -53,19 +53,11 @@ impl Core {
     }
 
     /// Verifies the header behind a chunk that fills its slot: the first bytes that an overflow hits.
-    pub(crate) fn check_next_header(
-        &self,
-        region: &Region,
-        index: SlotIndex,
-        class: ClassId,
-        start: usize,
-        fields: Fields,
-        operation: Operation,
-    ) -> Result<(), Violation> {
-        if self.is_next_in_order(class, start) {
+    pub(crate) fn check_next_header(&self, small: &Small<'_>, operation: Operation) -> Result<(), Violation> {
+        if self.is_next_in_order(small.class, small.start) {
             return Ok(());
         }
-        look_again(|| self.look_at_next_header(region, index, class, start, fields, operation))
+        look_again(|| self.look_at_next_header(small, operation))
     }
 
     #[inline(always)]
@@ -78,20 +70,14 @@ impl Core {
     /// The same, once, for a header that was not in order at a first look: blank perhaps, or just being written.
     #[cold]
     #[inline(never)]
-    fn look_at_next_header(
-        &self,
-        region: &Region,
-        index: SlotIndex,
-        class: ClassId,
-        start: usize,
-        fields: Fields,
-        operation: Operation,
-    ) -> Result<(), Violation> {
+    fn look_at_next_header(&self, small: &Small<'_>, operation: Operation) -> Result<(), Violation> {
+        let Small { region, class, slot, start, fields } = *small;
         let next = start + class.stride();
         let header = checksum::read(next);
         let expected = self.seal.expected(next, header.fields());
         // The pages of released and of never used slots are zero.
-        let blank = header.0 == 0 && region.state(SlotIndex(index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
+        let blank =
+            header.0 == 0 && region.state(SlotIndex(slot.index.0 + 1)).load(Ordering::Acquire) == state::UNSEALED;
         if expected == header.checksum() || blank {
             return Ok(());
         }
@@ -112,12 +98,10 @@ impl Core {
     #[inline(always)]
     pub(crate) fn neighbours_are_in_order<P: Protections, const LONGEST: usize>(
         &self,
-        region: &Region,
-        index: SlotIndex,
-        class: ClassId,
+        small: &Small<'_>,
         capacity: usize,
-        start: usize,
     ) -> bool {
+        let Small { region, class, slot: Slot { index, .. }, start, .. } = *small;
         let log = slots_log2(class);
         let is_live = |index| state::is_live(region.state(index).load(Ordering::Acquire));
         let (before, behind) = (SlotIndex(index.0.wrapping_sub(1)), SlotIndex(index.0 + 1));
@@ -160,49 +144,32 @@ impl Core {
 
     /// Verifies both neighbours: the header behind in any case, and header and canaries of those that are live.
     #[inline(never)]
-    pub(crate) fn check_neighbours(
-        &self,
-        region: &Region,
-        index: SlotIndex,
-        class: ClassId,
-        start: usize,
-        fields: Fields,
-    ) -> Result<(), Violation> {
-        self.check_next_header(region, index, class, start, fields, Operation::Free)?;
-        if let Some(before) = index.0.checked_sub(1) {
-            self.check_neighbour(region, SlotIndex(before), index, class)?;
+    pub(crate) fn check_neighbours(&self, small: &Small<'_>) -> Result<(), Violation> {
+        self.check_next_header(small, Operation::Free)?;
+        let SlotIndex(index) = small.slot.index;
+        if let Some(before) = index.checked_sub(1) {
+            self.check_neighbour(small, SlotIndex(before))?;
         }
-        if index.0 + 1 < region.frontier() {
-            self.check_neighbour(region, SlotIndex(index.0 + 1), index, class)?;
+        if index + 1 < small.region.frontier() {
+            self.check_neighbour(small, SlotIndex(index + 1))?;
         }
         Ok(())
     }
 
     /// Verifies a neighbour that is live: most are not, and then nothing is called.
     #[inline(always)]
-    fn check_neighbour(
-        &self,
-        region: &Region,
-        neighbour: SlotIndex,
-        of: SlotIndex,
-        class: ClassId,
-    ) -> Result<(), Violation> {
-        if !state::is_live(region.state(neighbour).load(Ordering::Acquire)) {
+    fn check_neighbour(&self, small: &Small<'_>, neighbour: SlotIndex) -> Result<(), Violation> {
+        if !state::is_live(small.region.state(neighbour).load(Ordering::Acquire)) {
             return Ok(());
         }
-        self.verify_neighbour(region, neighbour, of, class)
+        self.verify_neighbour(small, neighbour)
     }
 
     #[inline(never)]
-    fn verify_neighbour(
-        &self,
-        region: &Region,
-        neighbour: SlotIndex,
-        of: SlotIndex,
-        class: ClassId,
-    ) -> Result<(), Violation> {
+    fn verify_neighbour(&self, small: &Small<'_>, neighbour: SlotIndex) -> Result<(), Violation> {
+        let Small { region, class, .. } = *small;
         let slab = |index: SlotIndex| index.0 >> slots_log2(class);
-        if slab(neighbour) == slab(of) {
+        if slab(neighbour) == slab(small.slot.index) {
             return self.verify_slot(region, neighbour, class, Operation::Free);
         }
         // The chunk that is being freed keeps its own slab from being released, but not the next one.
@@ -249,7 +216,7 @@ impl Core {
         self.verify_canaries(&small, header, operation)?;
         // Once: the caller looks again at all of it.
         if small.end() == class.capacity() && !self.is_next_in_order(class, start) {
-            self.look_at_next_header(region, slot.index, class, start, fields, operation)?;
+            self.look_at_next_header(&small, operation)?;
         }
         Ok(())
     }

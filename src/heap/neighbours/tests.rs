@@ -1,6 +1,7 @@
 //! Claims about what lies before and behind a chunk.
 
 use super::super::core::Core;
+use super::super::locate::Small;
 use super::super::private::Heap;
 use super::{LOOKS, look_again};
 use crate::chunk::checksum;
@@ -177,10 +178,15 @@ fn the_audit_finds_damage_to_the_header_behind_a_full_chunk() {
 
 /// What the fast path of `free` asks about the neighbours of a chunk.
 fn in_order<P: Protections, const LONGEST: usize>(core: &Core, chunk: usize) -> bool {
-    let region = core.arena.own_region(chunk);
-    let class = region.own_class();
-    let index = region.own_slot(chunk).index;
-    core.neighbours_are_in_order::<P, LONGEST>(region, index, class, class.capacity(), chunk)
+    let small = small(core, chunk);
+    core.neighbours_are_in_order::<P, LONGEST>(&small, small.class.capacity())
+}
+
+/// A live chunk, found without being verified.
+fn small(core: &Core, start: usize) -> Small<'_> {
+    let region = core.arena.own_region(start);
+    let fields = checksum::read(start).fields();
+    Small { region, class: region.own_class(), slot: region.own_slot(start), start, fields }
 }
 
 fn chunks<const COUNT: usize>(heap: &Heap, layout: Layout) -> [usize; COUNT] {
@@ -340,10 +346,8 @@ fn a_header_that_is_in_order_by_now_is_no_damage() {
     let heap = heap(Options::DEFAULT);
     let ([chunk, next, _], _) = three(&heap);
     let core = heap.core();
-    let region = core.arena.own_region(chunk);
-    let index = region.own_slot(chunk).index;
-    let fields = checksum::read(chunk).fields();
-    let look = || core.look_at_next_header(region, index, region.own_class(), chunk, fields, Operation::Free);
+    let small = small(core, chunk);
+    let look = || core.look_at_next_header(&small, Operation::Free);
     assert_eq!(look(), Ok(()));
     flip(next - 1);
     assert_eq!(look().map_err(|found| (found.kind, found.address)), Err((Kind::Overflow, chunk)));
@@ -352,7 +356,7 @@ fn a_header_that_is_in_order_by_now_is_no_damage() {
     let header = checksum::read(next);
     checksum::write(next, crate::chunk::header::Header(0));
     assert_eq!(look().map_err(|found| found.kind), Err(Kind::Overflow));
-    let slot = region.own_slot(next).state;
+    let slot = small.region.own_slot(next).state;
     slot.store(state::UNSEALED, Ordering::Relaxed);
     assert_eq!(look(), Ok(()));
     flip(next - 1);
