@@ -115,11 +115,13 @@ pub fn machine() -> String {
         .map_or("unknown processor", |(_, model)| model.trim());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // What follows the number names somebody's build.
+    let kernel = kernel.split(|letter: char| letter != '.' && !letter.is_ascii_digit()).next().unwrap_or_default();
     let c_library = Command::new("getconf").arg("GNU_LIBC_VERSION").output();
     let c_library = c_library.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
     format!(
         "{model}, {cores} cores, Linux {}, {}",
-        kernel.trim(),
+        kernel,
         c_library.unwrap_or_else(|_| "unknown C library".into())
     )
 }

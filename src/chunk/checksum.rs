@@ -43,7 +43,7 @@ impl Crc for Instruction {
     #[inline(always)]
     fn crc(start: u64, value: u64) -> u32 {
         let mut crc = start;
-        // SAFETY: register arithmetic only. The instruction exists: `Settings` chooses this type after asking
+        // SAFETY: register arithmetic only. The instruction exists: `Set::of` chooses this type after asking
         // the CPU. Inline assembly, because a `target_feature` function would not be inlined here.
         unsafe {
             core::arch::asm!("crc32 {0}, {1}", inout(reg) crc, in(reg) value, options(pure, nomem, nostack, preserves_flags));

@@ -133,7 +133,7 @@ pub struct Options {
     pub check_at_exit: bool,
     /// Choose slots at random.
     pub randomize: bool,
-    /// Neighbouring slots that are handed out in order, at most.
+    /// Neighbouring slots that are handed out in order before others follow, at most; 64 is no bound.
     pub run_slots: u8,
     /// Put guard pages between runs of slabs.
     pub guard_pages: bool,
@@ -176,6 +176,9 @@ pub struct Options {
 }
 
 impl Options {
+    /// The value of `run_slots` with which slots are taken in order, a word of the slab's bitmap after the other.
+    pub(crate) const RUNS_UNBOUNDED: u8 = 64;
+
     /// The options of profile `default`.
     pub const DEFAULT: Self = Self {
         canary: true,
@@ -186,7 +189,7 @@ impl Options {
         mismatch: true,
         check_at_exit: false,
         randomize: true,
-        run_slots: 32,
+        run_slots: Self::RUNS_UNBOUNDED,
         guard_pages: true,
         quarantine_kb: 512,
         large_quarantine_mb: 64,
@@ -291,7 +294,12 @@ pub static TABLE: &[Specification] = &[
     switch!(mismatch, "check that chunks are given back the way they were allocated"),
     switch!(check_at_exit, "check every chunk when the program exits"),
     switch!(randomize, "choose slots at random"),
-    number!(run_slots, u8, 1..=32, "neighbouring slots that are handed out in order, at most"),
+    number!(
+        run_slots,
+        u8,
+        1..=64,
+        "neighbouring slots that are handed out in order before others follow, at most; 64 is no bound"
+    ),
     switch!(guard_pages, "put guard pages between runs of slabs"),
     number!(
         quarantine_kb,
@@ -434,7 +442,7 @@ mod tests {
                 ("neighbours", 1, 0),
                 ("quarantine_kb", 1024, 512),
                 ("ration_large", 0, 1),
-                ("run_slots", 8, 32),
+                ("run_slots", 8, 64),
                 ("sample_rate", 5000, 50_000),
             ]
         );

@@ -217,15 +217,15 @@ impl Class {
         usize::from(preferred.slab)
     }
 
-    /// Whether each run begins elsewhere: asked for by `run_slots`, and free for slots that are longer than a page's
-    /// share of a prefetcher's attention.
+    /// Whether each run begins elsewhere: asked for by `run_slots`, and costs nothing where slots are so long that their order helps no
+    /// prefetcher.
     fn short_runs(&self, options: &Options) -> bool {
-        options.run_slots <= 8 || self.id.stride() > ORDERED
+        options.run_slots < Options::RUNS_UNBOUNDED || self.id.stride() > ORDERED
     }
 
     /// Whether short runs go on in lanes.
     fn in_lanes(&self, options: &Options) -> bool {
-        options.randomize && options.run_slots <= 8 && self.id.stride() <= ORDERED
+        options.randomize && options.run_slots < Options::RUNS_UNBOUNDED && self.id.stride() <= ORDERED
     }
 
     /// How many open slabs no other cache has taken from since this one did.

@@ -260,16 +260,24 @@ fn the_next_run_can_not_be_foreseen_and_ascends() {
     assert!(passed_over >= 10, "{orders:?}");
 }
 
-/// `strict`: no more than eight neighbours in a row, each run elsewhere.
+/// No more than `run_slots` neighbours in a row, each run elsewhere.
 #[test]
-fn short_runs_are_short() {
-    let mut slots = Slots::new(Options { run_slots: 4, ..Options::STRICT }, 100);
-    slots.random = Random::from_number(11);
-    let chunks: Vec<usize> = slots.take(64).expect("memory").iter().map(|slot| slot.chunk).collect();
-    let follows = |pair: &[usize]| pair[1] > pair[0] && pair[1] - pair[0] <= 8 * slots.stride();
-    // Runs of four: fifteen ends of one, some of which the next may happen to follow.
-    let ends = chunks.windows(2).filter(|pair| !follows(pair)).count();
-    assert!(ends >= 8, "{chunks:x?}");
+fn runs_are_as_short_as_was_asked_for() {
+    const SLOTS: usize = 512;
+    for profile in [Options::DEFAULT, Options::STRICT] {
+        for run_slots in 1..=64 {
+            let mut slots = Slots::new(Options { run_slots, ..profile }, 100);
+            slots.random = Random::from_number(11);
+            let chunks: Vec<usize> =
+                (0..SLOTS / BATCH).flat_map(|_| slots.take(BATCH).expect("memory")).map(|slot| slot.chunk).collect();
+            let follows = |pair: &[usize]| pair[1] > pair[0] && pair[1] - pair[0] <= 8 * slots.stride();
+            let ends = chunks.windows(2).filter(|pair| !follows(pair)).count();
+            // One after each run, but for those that the next happens to follow; and none but where a slab or a word ends.
+            let runs = SLOTS / usize::from(run_slots);
+            let enough = if run_slots < 64 { ends >= runs * 3 / 4 } else { ends <= 16 };
+            assert!(enough, "runs of {run_slots}: {ends} ends in {chunks:x?}");
+        }
+    }
 }
 
 /// What the next run of `strict` continues can't be foreseen, but it continues something: so a later walk meets a few ascending

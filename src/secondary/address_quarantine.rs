@@ -99,6 +99,7 @@ mod tests {
         assert_eq!(queue.pop_due(), None);
         assert_eq!(queue.bytes(), 100);
     }
+
     /// Many threads give large chunks back at once, and each adds before any of them looks for what is due.
     #[test]
     fn every_chunk_leaves_once_however_many_are_added_in_a_row() {
