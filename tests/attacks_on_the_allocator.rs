@@ -101,7 +101,6 @@ mod mappings {
         larger_extent_everywhere: "larger_extent_everywhere", both, [LARGE => HEADER];
         larger_size_then_realloc: "larger_size_then_realloc", both, [LARGE => HEADER];
         larger_size_then_usable_size: "larger_size_then_usable_size", both, [LARGE => HEADER];
-        front_of_an_earlier_life: "front_of_an_earlier_life", observed, [&[300_000, 1_000_000] => Must::Pass];
         poisoning_of_kept_mappings: "poisoning_of_kept_mappings", observed, [&[300_000, 1_000_000] => Must::Pass];
         fake_front_inside: "fake_front_inside", both, [LARGE => INVALID];
         behind_what_was_cut_off: "behind_what_was_cut_off", both, [LARGE => Must::Fault];

@@ -63,7 +63,7 @@ mod use_after_free {
         read_of_the_end: "large_read_end", fuzz, [ALL => Must::Fault];
         write: "large_write_start", fuzz, [ALL => Must::Fault];
         write_to_any_byte: "write_anywhere", fuzz, [SMALL => Must::Fault];
-        read_900_frees_later: "large_read_after_900_frees", fuzz, [SMALL => Must::Fault];
+        read_900_frees_later: "large_read_after_900_small_frees", fuzz, [SMALL => Must::Fault];
         write_to_what_realloc_moved: "write_what_realloc_moved", fuzz, [SMALL => Must::Fault];
         a_freed_slot_is_not_handed_out_at_once: "not_handed_out_at_once", fuzz_observed, [ALL => Must::Pass];
     }

@@ -197,6 +197,36 @@ fn every_byte_in_front_of_a_chunk_is_checked() {
     assert_eq!(large.secondary.check(large.ground()), Ok(()));
 }
 
+/// Attack: front and header of a chunk that had the address before, read while it had it, are put back.
+#[test]
+fn the_front_of_an_earlier_chunk_at_the_same_address_is_damage() {
+    let large = Large::new(Options::DEFAULT);
+    let entry = large.live(large.allocate(300_000));
+    let earlier = [
+        Entry { size: entry.size - 1, ..entry },
+        Entry { size: entry.size - PAGE, ..entry },
+        Entry { origin: Origin::New, ..entry },
+        Entry { align_log2: 6, ..entry },
+    ];
+    let front = |entry: &Entry| bytes(entry.chunk - FRONT, FRONT).to_vec();
+    for earlier in earlier {
+        super::layout::dress(&large.seal, &earlier);
+        let leaked = front(&earlier);
+        super::layout::dress(&large.seal, &entry);
+        let now = front(&entry);
+        large.live(entry.chunk);
+        // All of it, the canaries alone, the header alone.
+        for part in [0..FRONT, 0..FRONT - 8, FRONT - 8..FRONT] {
+            bytes(entry.chunk - FRONT, FRONT)[part.clone()].copy_from_slice(&leaked[part]);
+            let found =
+                large.secondary.find(large.ground(), entry.chunk, Operation::Free).expect_err("another's front");
+            assert_eq!(found.kind, Kind::CorruptHeader);
+            bytes(entry.chunk - FRONT, FRONT).copy_from_slice(&now);
+        }
+        large.live(entry.chunk);
+    }
+}
+
 #[test]
 fn the_chunk_near_an_address_is_told_live_or_freed() {
     let large = Large::new(NOTHING_KEPT);

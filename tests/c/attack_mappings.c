@@ -69,24 +69,6 @@ static void larger_size(struct trial t) {
     free(p);
 }
 
-/* Front and header of a chunk that had this place before: mappings are kept and used again. Whatever is put back, chunks must
- * not overlap, nor may the neighbour's contents change. */
-static void front_of_an_earlier_life(struct trial t) {
-    char leaked[32], *p = chunk(t.size), *again = NULL;
-    memcpy(leaked, p - 32, 32);
-    free(p);
-    for (int i = 0; i < 3000 && again != p; i++) {
-        if (again) free(again);
-        again = malloc(t.size - 4096);
-    }
-    /* The place does not come back at once, or at all: so much the better. */
-    if (again != p) return free(again);
-    note_subject(p);
-    memcpy(p - 32, leaked, 32);
-    free(p);
-    broken("the front of another chunk passed");
-}
-
 static sigjmp_buf back;
 
 static void after_a_fault(int number) {
@@ -161,7 +143,6 @@ const struct attack attacks[] = {
     {"larger_extent_everywhere", front, 32, LARGER_EXTENT},
     {"larger_size_then_realloc", larger_size, REALLOC},
     {"larger_size_then_usable_size", larger_size, USABLE_SIZE},
-    {"front_of_an_earlier_life", front_of_an_earlier_life},
     {"poisoning_of_kept_mappings", poisoning_of_kept_mappings},
     {"fake_front_inside", fake_front_inside},
     {"behind_what_was_cut_off", behind_what_was_cut_off},

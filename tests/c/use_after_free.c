@@ -114,10 +114,18 @@ static void large_at_once(struct trial t) {
     if (!t.bug) free(p);
 }
 
+/* c: bytes of each of 900 chunks that come and go between the free and the access, at random up to that or exactly that. */
+enum { UP_TO_300 = 300, SMALLEST_LARGE = 229385 };
+
 static void large_after_900_frees(struct trial t) {
     char *p = filled(t.size);
     if (t.bug) free(p);
-    for (int i = 0; i < 900; i++) free(malloc(1 + dice(300)));
+    for (int i = 0; i < 900; i++) {
+        char *other = malloc(t.c == UP_TO_300 ? 1 + dice(UP_TO_300) : (size_t)t.c);
+        if (t.bug && other == p) broken("a large chunk came back too early");
+        other[0] = 1;
+        free(other);
+    }
     access_large(t, p);
     if (!t.bug) free(p);
 }
@@ -244,8 +252,10 @@ const struct attack attacks[] = {
     {"large_read_end", large_at_once, END, 0},
     {"large_write_start", large_at_once, 0, 1},
     {"large_write_end", large_at_once, END, 1},
-    {"large_read_after_900_frees", large_after_900_frees, 0, 0},
-    {"large_write_after_900_frees", large_after_900_frees, 5000, 1},
+    {"large_read_after_900_small_frees", large_after_900_frees, 0, 0, UP_TO_300},
+    {"large_write_after_900_small_frees", large_after_900_frees, 5000, 1, UP_TO_300},
+    {"large_read_after_900_large_frees", large_after_900_frees, 0, 0, SMALLEST_LARGE},
+    {"large_write_after_900_large_frees", large_after_900_frees, 5000, 1, SMALLEST_LARGE},
     {"large_read_after_60_mib", large_after_large_frees, 0, 0, 60},
     {"large_write_after_60_mib", large_after_large_frees, END, 1, 60},
     {"large_moved_by_realloc", large_moved_by_realloc, 0, 0},
