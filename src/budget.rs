@@ -40,15 +40,33 @@ impl Budget {
         self.most_idle.store(MOST_IDLE.min(memory / 16), Ordering::Relaxed);
     }
 
-    /// Takes `bytes`.
-    pub(crate) fn charge(&self, bytes: usize) -> Result<(), OutOfMemory> {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.limit {
-            self.refund(bytes);
-            return Err(OutOfMemory);
+    /// Takes `bytes` and with them from the system what they are for.
+    ///
+    /// # Errors
+    /// When that would exceed the limit, or when `take` is refused. Nothing is charged then.
+    pub(crate) fn pay<T, E: From<OutOfMemory>>(
+        &self,
+        bytes: usize,
+        take: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.charge(bytes)?;
+        match take() {
+            Ok(taken) => {
+                // Not before: what the system refuses was never in use.
+                self.peak.fetch_max(self.used(), Ordering::Relaxed);
+                Ok(taken)
+            }
+            Err(refused) => {
+                self.refund(bytes);
+                Err(refused)
+            }
         }
-        self.peak.fetch_max(before + bytes, Ordering::Relaxed);
-        Ok(())
+    }
+
+    /// What would exceed the limit is not even added for a moment: others, who ask for little, would be refused meanwhile.
+    fn charge(&self, bytes: usize) -> Result<(), OutOfMemory> {
+        let within = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map(|_| ()).map_err(|_| OutOfMemory)
     }
 
     /// Counts `bytes` as idle.
@@ -99,6 +117,11 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::Budget;
+    use crate::os::mapping::OutOfMemory;
+
+    fn pay(budget: &Budget, bytes: usize) -> Result<(), OutOfMemory> {
+        budget.pay(bytes, || Ok(()))
+    }
 
     #[test]
     fn little_memory_lets_little_lie_idle() {
@@ -114,11 +137,32 @@ mod tests {
     #[test]
     fn a_budget_refuses_what_exceeds_it_and_takes_back() {
         let budget = Budget::new(100);
-        assert!(budget.charge(60).is_ok());
-        assert!(budget.charge(41).is_err());
-        assert!(budget.charge(40).is_ok());
+        assert_eq!(pay(&budget, 60), Ok(()));
+        assert_eq!(pay(&budget, 41), Err(OutOfMemory));
+        assert_eq!(pay(&budget, usize::MAX), Err(OutOfMemory));
+        assert_eq!(pay(&budget, 40), Ok(()));
         budget.refund(60);
         assert_eq!((budget.used(), budget.peak()), (40, 100));
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_neither_in_use_nor_the_peak() {
+        let budget = Budget::new(usize::MAX);
+        assert_eq!(pay(&budget, 60), Ok(()));
+        assert_eq!(budget.pay(1 << 62, || Err::<(), _>(OutOfMemory)), Err(OutOfMemory));
+        assert_eq!((budget.used(), budget.peak()), (60, 60));
+    }
+
+    /// Attack: a thread that asks for too much again and again keeps others from what they may have.
+    #[test]
+    fn a_request_beyond_the_limit_is_not_felt_by_others() {
+        const ROUNDS: usize = 100_000;
+        let budget = Budget::new(100);
+        std::thread::scope(|scope| {
+            let greedy = scope.spawn(|| (0..ROUNDS).filter(|_| pay(&budget, 1000).is_ok()).count());
+            let refused = (0..ROUNDS).filter(|_| pay(&budget, 90).map(|()| budget.refund(90)).is_err()).count();
+            assert_eq!((greedy.join().expect("it ends"), refused), (0, 0));
+        });
     }
 
     #[test]
@@ -127,7 +171,7 @@ mod tests {
         assert!(budget.could_hold(100) && !budget.could_hold(101));
         let budget = Budget::new(usize::MAX);
         assert!(!budget.could_hold(1));
-        assert!(budget.charge(60).is_ok());
+        assert_eq!(pay(&budget, 60), Ok(()));
         assert!(budget.could_hold(60) && !budget.could_hold(61));
     }
 }

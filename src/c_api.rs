@@ -14,14 +14,14 @@
 //! ```
 
 use crate::chunk::header::Origin;
-use crate::heap::allocate::MIN_ALIGN_LOG2;
-use crate::heap::free::Demand;
+use crate::heap::demand::Demand;
 use crate::heap::process;
 use crate::heap_profile::HeapProfileError;
 use crate::options::Options;
 use crate::os::mapping::{PAGE, page_ceil};
 use crate::os::process::Errno;
 use crate::report;
+use crate::size_class::MIN_ALIGN_LOG2;
 use crate::stats::Stats;
 use core::ffi::{CStr, c_void};
 use core::ptr;

@@ -12,6 +12,9 @@ pub(crate) const HEADER: usize = 8;
 /// Alignment of every chunk, in bytes.
 pub(crate) const MIN_ALIGN: usize = 16;
 
+/// Its logarithm.
+pub(crate) const MIN_ALIGN_LOG2: u32 = MIN_ALIGN.ilog2();
+
 /// Number of size classes.
 pub(crate) const CLASSES: usize = 96;
 

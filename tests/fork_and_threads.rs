@@ -116,6 +116,8 @@ under_every_profile! {
         "threads_cancelled.c" [] => "every thread was cleaned up";
     audits_raise_no_false_alarm_among_more_threads_than_there_are_marks:
         "threads_check_heap.c" [] => "every audit passed";
+    no_over_aligned_chunk_is_live_before_what_is_in_front_of_it_is_written:
+        "threads_over_aligned.c" [] => "every audit passed";
     contents_move_along_when_many_threads_resize:
         "threads_realloc.c" [] => "every byte moved along";
 }

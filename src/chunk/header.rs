@@ -8,6 +8,8 @@
 //! The lowest byte comes first in memory and is what a one-byte overflow of the chunk in front
 //! hits. It is even and above 0x7f in every state, so a stray zero, a letter or 0xff changes it.
 
+use crate::size_class::MIN_ALIGN;
+
 /// How a chunk was asked for; it must be given back in the matching way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -106,6 +108,13 @@ impl Fields {
     #[inline(always)]
     pub(crate) const fn size(self) -> usize {
         ((self.0 >> 8) & ((1 << SIZE_BITS) - 1)) as usize
+    }
+
+    /// Where the chunk lies in a slot with these fields, whose user area begins at `start`: there, or at the next place that is aligned
+    /// as was asked for.
+    #[inline(always)]
+    pub(crate) fn chunk_in_slot(self, start: usize) -> usize {
+        start.next_multiple_of((1_usize << self.align_log2()).max(MIN_ALIGN))
     }
 
     /// Logarithm of the requested alignment.

@@ -49,17 +49,12 @@ impl Guarded {
         let left = random.below(LEFT_ALIGNED_ONE_IN) == 0;
         let address = if left { end - page_ceil(size) } else { (end - size) & !(align - 1) };
         let start = page_floor(address);
-        if ground.budget.charge(end - start).is_err() {
-            self.give_up(entry, slot);
-            return None;
-        }
         // The slot is this thread's: nothing here needs an operation that waits until all writes before it have found their lines.
         if !entry.set_apart.load(Ordering::Relaxed) {
             entry.set_apart.store(true, Ordering::Relaxed);
             mapping::set_apart(end - PAGE, PAGE);
         }
-        if mapping::commit(start, end - start).is_err() {
-            ground.budget.refund(end - start);
+        if ground.budget.pay(end - start, || mapping::commit(start, end - start)).is_err() {
             self.give_up(entry, slot);
             return None;
         }

@@ -14,7 +14,7 @@ use crate::primary::region::{OwnedSlot, state};
 use crate::primary::slab::slots_log2;
 use crate::protections::{Protections, with_mixture};
 use crate::secondary::Contents;
-use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN, SMALL_MAX};
+use crate::size_class::{ClassId, FINE_MAX, MIN_ALIGN, MIN_ALIGN_LOG2, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::trace::remembered::REMEMBERED_BYTES;
 use crate::violation::{Kind, Operation, Violation};
@@ -40,9 +40,6 @@ impl From<Violation> for Failure {
         Self::Violation(violation)
     }
 }
-
-/// Logarithm of the alignment that every chunk has.
-pub(crate) const MIN_ALIGN_LOG2: u32 = MIN_ALIGN.ilog2();
 
 impl Core {
     /// The fast path: hands out a ready slot that passes all checks, for requests of at most `LONGEST` bytes.
@@ -152,7 +149,7 @@ impl Core {
             None => self.refill(cache, class)?,
         };
         let chosen = claim_chosen(slot, mark);
-        self.hand_out::<P>(slot, mark, size, &extent, fields)?;
+        self.hand_out::<P>(slot, mark, &extent, fields)?;
         if chosen {
             self.record_slot(cache, slot, class, size);
         }
@@ -160,11 +157,12 @@ impl Core {
     }
 
     /// Verifies that nobody touched a slot while it was free, and seals it for the program.
+    ///
+    /// The chunk of an over-aligned one lies inside the slot: the header stays where the slot begins, and the bytes between are canaries.
     fn hand_out<P: Protections>(
         &self,
         slot: OwnedSlot,
         mark: u8,
-        size: usize,
         extent: &Extent,
         fields: Fields,
     ) -> Result<(), Violation> {
@@ -180,7 +178,14 @@ impl Core {
             }
             return Err(written_after_free(chunk, capacity, old.fields(), Operation::Allocate));
         }
-        self.seal_for_program::<P>(false, slot, size, capacity, fields);
+        let gap = fields.chunk_in_slot(chunk) - chunk;
+        // Before the slot is live: from then on others verify these canaries too, as neighbours, in an audit, in a forked child.
+        if P::canary(&self.options) && gap != 0 {
+            let word = self.seal.secrets.canary(self.seal.secrets.checksum::<P::Crc>(chunk, fields.0));
+            // SAFETY: the gap lies in the slot, which is the cache's; it is a multiple of 16 bytes.
+            unsafe { canary::fill(core::ptr::with_exposed_provenance_mut(chunk), 0, gap, word) };
+        }
+        self.seal_for_program::<P>(false, slot, gap + fields.size(), capacity, fields);
         Ok(())
     }
 
@@ -414,8 +419,7 @@ impl Core {
         self.allocate_large(cache, size, align_log2, origin, self.contents())
     }
 
-    /// An over-aligned chunk inside a slot: the header stays where the slot begins, and the bytes between it
-    /// and the chunk are canaries.
+    /// An over-aligned chunk inside a slot.
     fn allocate_over_aligned<P: Protections>(
         &self,
         cache: &mut ThreadCache,
@@ -430,20 +434,12 @@ impl Core {
             Some(slot) => slot,
             None => self.refill(cache, class)?,
         };
-        let start = slot.chunk;
-        let chunk = start.next_multiple_of(1 << fields.align_log2());
-        let gap = chunk - start;
         let chosen = claim_chosen(slot, mark);
-        self.hand_out::<P>(slot, mark, gap + size, &extent, fields)?;
-        if P::canary(&self.options) {
-            let word = self.seal.secrets.canary(checksum::read(start).checksum());
-            // SAFETY: the gap lies in the slot that was just handed to us; it is a multiple of 16 bytes.
-            unsafe { canary::fill(core::ptr::with_exposed_provenance_mut(start), 0, gap, word) };
-        }
+        self.hand_out::<P>(slot, mark, &extent, fields)?;
         if chosen {
             self.record_slot(cache, slot, class, size);
         }
-        Ok(chunk)
+        Ok(fields.chunk_in_slot(slot.chunk))
     }
 
     #[cold]

@@ -2,7 +2,7 @@
 //! out-of-band state first; only then is a header read.
 
 use super::core::Core;
-use super::free::Demand;
+use super::demand::Demand;
 use crate::chunk::canary::{self, Damage};
 use crate::chunk::checksum;
 use crate::chunk::header::{Fields, Header, Origin};
@@ -29,13 +29,8 @@ pub(crate) struct Small<'a> {
 impl Small<'_> {
     /// Bytes from the start of the user area to the end of what was asked for.
     pub(crate) fn end(&self) -> usize {
-        over_aligned(self.start, self.fields) - self.start + self.fields.size()
+        self.fields.chunk_in_slot(self.start) - self.start + self.fields.size()
     }
-}
-
-/// Where the chunk of a slot with these fields is.
-pub(crate) fn over_aligned(start: usize, fields: Fields) -> usize {
-    start.next_multiple_of((1_usize << fields.align_log2()).max(MIN_ALIGN))
 }
 
 /// A live chunk.
@@ -181,7 +176,7 @@ impl Core {
                 let fields = header.fields();
                 let known = self.seal.expected(start, fields) == header.checksum() && !fields.is_allocated();
                 Err(match fields.origin() {
-                    Some(origin) if known && over_aligned(start, fields) == chunk => {
+                    Some(origin) if known && fields.chunk_in_slot(start) == chunk => {
                         Violation::new(Kind::Freed, operation, chunk, "the chunk was given back before")
                             .chunk(fields.size(), Some(origin))
                     }
@@ -229,7 +224,7 @@ impl Core {
             }
             return Err(corrupted(chunk, class, header, expected, operation));
         }
-        if over_aligned(start, fields) != chunk {
+        if fields.chunk_in_slot(start) != chunk {
             return Err(
                 not_a_chunk("the address lies inside a chunk, not at its start").chunk(fields.size(), fields.origin())
             );
@@ -245,7 +240,7 @@ impl Core {
         };
         // Given back and wiped since; or resized, and then the header was changed before the byte said "live" again.
         if !state::is_live(small.slot.state.load(Ordering::Acquire)) || checksum::read(small.start) != header {
-            let chunk = over_aligned(small.start, small.fields);
+            let chunk = small.fields.chunk_in_slot(small.start);
             let detail = "two threads gave the chunk back or resized it at the same time";
             return Err(Violation::new(Kind::DoubleFree, operation, chunk, detail)
                 .chunk(small.fields.size(), small.fields.origin()));
@@ -265,7 +260,7 @@ impl Core {
         }
         let word = self.seal.secrets.canary(header.checksum());
         let memory = core::ptr::with_exposed_provenance::<u8>(small.start);
-        let chunk = over_aligned(small.start, small.fields);
+        let chunk = small.fields.chunk_in_slot(small.start);
         let gap = chunk - small.start;
         // SAFETY: the slot is live; the gap in front and the slack behind lie inside it, and gap and capacity
         // are multiples of 8.

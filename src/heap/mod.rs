@@ -1,7 +1,8 @@
 //! The heap: one request, told from top to bottom.
 //!
 //! * [`allocate`]: pick → seal → hand out; [`free`]: verify → quarantine → recycle; [`reallocate`].
-//! * [`locate`]: from an address to what is known about it, for everything that is not the fast path.
+//! * [`locate`]: from an address to what is known about it, for everything that is not the fast path; [`demand`]: what the ways of
+//!   giving back demand of it.
 //! * [`fault`]: an access that faulted, explained.
 //! * [`profile`]: chunks that the heap profile records.
 //! * [`core`]: the value that a heap is; [`decay`]: how free memory finds its way back to the system.
@@ -14,6 +15,7 @@ mod allocator_api;
 pub(crate) mod check;
 pub(crate) mod core;
 pub(crate) mod decay;
+pub(crate) mod demand;
 pub(crate) mod fault;
 mod fork;
 pub(crate) mod free;

@@ -5,9 +5,8 @@
 //! store, from one whole value to another; and what looks damaged is looked at again before it is
 //! reported, because a false alarm would be an outage.
 
-use super::allocate::MIN_ALIGN_LOG2;
 use super::core::Core;
-use super::locate::{Small, over_aligned};
+use super::locate::Small;
 use crate::chunk::canary;
 use crate::chunk::checksum::{self, Crc};
 use crate::chunk::header::Header;
@@ -15,7 +14,7 @@ use crate::os::process;
 use crate::primary::region::{Region, Slot, SlotIndex, state};
 use crate::primary::slab::slots_log2;
 use crate::protections::Protections;
-use crate::size_class::{ClassId, FINE_MAX, HEADER};
+use crate::size_class::{ClassId, FINE_MAX, HEADER, MIN_ALIGN_LOG2};
 use crate::violation::{Kind, Operation, Violation};
 use core::sync::atomic::Ordering;
 
@@ -81,7 +80,7 @@ impl Core {
         if expected == header.checksum() || blank {
             return Ok(());
         }
-        let chunk = over_aligned(start, fields);
+        let chunk = fields.chunk_in_slot(start);
         if operation == Operation::Check && header.fields().has_valid_marker() {
             // An overflow from below hits the lowest byte first, and that is in order: so the damage came from above, by an
             // underflow of the chunk behind.

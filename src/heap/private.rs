@@ -2,8 +2,9 @@
 
 use super::allocate::Failure;
 use super::core::{Core, CreateError, PRIVATE_ARENA};
+use super::demand::Demand;
 use super::fork;
-use super::free::{Demand, Freed};
+use super::free::Freed;
 use crate::chunk::header::Origin;
 use crate::heap_profile::HeapProfileError;
 use crate::options::Options;

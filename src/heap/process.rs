@@ -5,7 +5,8 @@
 
 use super::allocate::Failure;
 use super::core::{Core, PROCESS_ARENA};
-use super::free::{Demand, Freed};
+use super::demand::Demand;
+use super::free::Freed;
 use super::{fault, fork, profile_signal};
 use crate::chunk::header::Origin;
 use crate::heap_profile::HeapProfileError;

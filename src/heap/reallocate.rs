@@ -2,7 +2,7 @@
 
 use super::allocate::{Failure, not_owned};
 use super::core::Core;
-use super::free::Demand;
+use super::demand::Demand;
 use super::locate::{Located, Small};
 use crate::chunk::canary;
 use crate::chunk::checksum;

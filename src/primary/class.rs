@@ -299,12 +299,8 @@ impl Class {
 
     /// Puts memory behind a released slab: all its slots are free and unsealed.
     fn revive(&mut self, ground: Ground<'_>, id: SlabId) -> Result<(), OutOfMemory> {
-        ground.budget.charge(self.slab_bytes())?;
+        ground.budget.pay(self.slab_bytes(), || self.make_accessible(ground, id))?;
         let mut slabs = Descriptors(ground.arena);
-        if self.make_accessible(ground, id).is_err() {
-            ground.budget.refund(self.slab_bytes());
-            return Err(OutOfMemory);
-        }
         let slab = slabs.slab(id);
         slab.free = self.slots() as u16;
         let first = id.number() << slots_log2(self.id);

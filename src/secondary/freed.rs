@@ -44,15 +44,9 @@ impl Secondary {
             mapping::withdraw(old.data_start + needed, cut).map(|()| ground.budget.refund(cut)).is_ok()
         } else {
             let more = needed - old.data_bytes;
-            ground.budget.charge(more).is_ok_and(|()| {
-                // Where every chunk moves when it is freed, room is of no use to the next one.
-                let room = if self.ration_large { page_ceil(needed + needed / 2) } else { needed };
-                let longer = self.lengthen(&mut entry, needed, room).is_ok();
-                if !longer {
-                    ground.budget.refund(more);
-                }
-                longer
-            })
+            // Where every chunk moves when it is freed, room is of no use to the next one.
+            let room = if self.ration_large { page_ceil(needed + needed / 2) } else { needed };
+            ground.budget.pay(more, || self.lengthen(&mut entry, needed, room)).is_ok()
         };
         if !reshaped {
             self.retire(ground, &old);

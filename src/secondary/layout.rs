@@ -81,11 +81,7 @@ pub(super) fn map(
         }
     }
     let data_bytes = data_end - data_start;
-    if let Err(refused) = budget.charge(data_bytes) {
-        return undo(refused);
-    }
-    if let Err(refused) = mapping::commit(data_start, data_bytes) {
-        budget.refund(data_bytes);
+    if let Err(refused) = budget.pay(data_bytes, || mapping::commit(data_start, data_bytes)) {
         return undo(refused);
     }
     let (live, unknown) = (true, false);

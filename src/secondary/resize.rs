@@ -59,18 +59,14 @@ impl Secondary {
             }
         } else if needed > entry.data_bytes {
             let more = needed - entry.data_bytes;
-            ground.budget.charge(more)?;
             let mut grow = || self.lengthen(&mut changed, needed, page_ceil(needed + needed / 2));
-            let grown = match grow() {
+            let grow_somehow = || match grow() {
                 Err(NotMoved::OutOfMemory) => {
                     self.make_room(ground, size).map_err(NotMoved::from).and_then(|()| grow())
                 }
                 outcome => outcome,
             };
-            if grown.is_err() {
-                ground.budget.refund(more);
-                return Err(OutOfMemory);
-            }
+            ground.budget.pay(more, grow_somehow).map_err(|_| OutOfMemory)?;
             changed.data_bytes = needed;
             if needed >= HUGE {
                 advise_huge(&changed);

@@ -2,7 +2,8 @@
 
 use super::super::allocate::Failure;
 use super::super::core::{Core, PRIVATE_ARENA};
-use super::{Demand, Freed};
+use super::super::demand::Demand;
+use super::Freed;
 use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Origin};
 use crate::options::Options;
