@@ -100,6 +100,8 @@ under_every_profile! {
         "fork_layouts.c" ["48"] => "every layout is another";
     children_do_not_know_each_others_large_addresses:
         "fork_layouts.c" ["300000"] => "every layout is another";
+    fork_handlers_that_were_registered_first_may_allocate:
+        "fork_handlers.c" [] => "every handler allocated";
     programs_spawned_while_threads_allocate_end_well:
         "fork_spawns.c" [] => "every program ended well";
     ten_thousand_short_threads_leave_nothing_behind:

@@ -1,5 +1,6 @@
 //! `os::lock` as it is: exclusion, visibility, and no lost wake-up (loom reports threads that all sleep).
 
+use crate::os::forker;
 use crate::os::lock::{Lock, RawLock};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -49,7 +50,7 @@ pub fn no_wake_up_is_lost_among_three() {
     model.check(|| count(3, 1));
 }
 
-/// The fork handlers' way: taken and released in different functions.
+/// Taken and released in different functions.
 pub fn the_bare_lock_excludes() {
     loom::model(|| {
         let shared = Arc::new((RawLock::new(), Watched(UnsafeCell::new(0))));
@@ -65,6 +66,37 @@ pub fn the_bare_lock_excludes() {
         let other = thread::spawn(move || work(&other));
         work(&shared);
         other.join().expect("the thread ends");
+    });
+}
+
+/// Between the handlers of a fork: the thread that forks passes the lock as often as it likes, the other one not before the fork is over.
+pub fn the_thread_that_forks_passes_the_lock_that_it_holds() {
+    loom::model(|| {
+        let shared = Arc::new((RawLock::new(), Watched(UnsafeCell::new(0))));
+        let add = |(lock, number): &(RawLock, Watched), more: u32| {
+            lock.acquire();
+            // SAFETY: the lock is held.
+            number.0.with_mut(|number| unsafe { *number += more });
+            lock.release();
+        };
+        shared.0.acquire();
+        shared.0.release();
+        let other = shared.clone();
+        let other = thread::spawn(move || add(&other, 100));
+        shared.0.hold_for_fork();
+        forker::set_this_thread();
+        // SAFETY: the lock is held.
+        let before = shared.1.0.with(|number| unsafe { *number });
+        add(&shared, 1);
+        add(&shared, 1);
+        // SAFETY: as above.
+        assert_eq!(shared.1.0.with(|number| unsafe { *number }), before + 2);
+        forker::forget();
+        shared.0.release_after_fork();
+        other.join().expect("the thread ends");
+        add(&shared, 1);
+        // SAFETY: the other thread has ended.
+        assert_eq!(shared.1.0.with(|number| unsafe { *number }), 103);
     });
 }
 

@@ -465,12 +465,12 @@ impl Core {
 
     /// Before a fork: nobody is in the middle of a change.
     pub(crate) fn lock_all(&self) {
-        self.for_each_lock(RawLock::acquire);
+        self.for_each_lock(RawLock::hold_for_fork);
     }
 
     /// After a fork, in the parent.
     pub(crate) fn unlock_all(&self) {
-        self.for_each_lock(RawLock::release);
+        self.for_each_lock(RawLock::release_after_fork);
         self.heap_profile.write_if_wanted();
     }
 

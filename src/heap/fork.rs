@@ -5,6 +5,7 @@
 //! forked child can go on with each of them, whatever other threads were doing.
 
 use super::core::Core;
+use crate::os::forker;
 use crate::os::lock::RawLock;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -27,8 +28,8 @@ pub(crate) fn enlist(core: &Core) {
     }
     LIST.release();
     if !REGISTERED.swap(true, Ordering::Relaxed) {
-        // Registered as the first of all where the process-wide heap is used, these run last before a fork and first
-        // after it: handlers of others may allocate on both sides.
+        // Registered as the first of all in most programs, these run last before a fork and first after it. Handlers that were registered
+        // even earlier, in constructors, run between them, and may allocate all the same: the thread that forks passes the locks.
         // SAFETY: the handlers live as long as the process.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
     }
@@ -64,16 +65,19 @@ fn for_each(visit: impl Fn(&Core)) {
 }
 
 extern "C" fn before_fork() {
-    LIST.acquire();
+    LIST.hold_for_fork();
     for_each(Core::lock_all);
+    forker::set_this_thread();
 }
 
 extern "C" fn after_fork_in_parent() {
+    forker::forget();
     for_each(Core::unlock_all);
-    LIST.release();
+    LIST.release_after_fork();
 }
 
 extern "C" fn after_fork_in_child() {
+    forker::forget();
     for_each(Core::restart_in_child);
     LIST.reset();
 }

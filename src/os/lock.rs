@@ -1,8 +1,10 @@
 //! A lock that never allocates: one word, spinning briefly, then sleeping in the kernel (futex).
 //!
-//! The three states are Drepper's ("Futexes are tricky", 2011): free, held, held with sleepers.
+//! Three of its states are Drepper's ("Futexes are tricky", 2011): free, held, held with sleepers. The fourth is that of a lock that is held
+//! because of a fork: the thread that forks passes it, because handlers of others may allocate between ours and the fork.
 
 use super::atomic::{AtomicU32, Ordering};
+use super::forker;
 use super::futex;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -10,6 +12,7 @@ use core::ops::{Deref, DerefMut};
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const CONTENDED: u32 = 2;
+const FORKED: u32 = 3;
 
 /// The bare lock, for those who must take and release it in different functions (fork).
 #[derive(Debug)]
@@ -34,6 +37,10 @@ impl RawLock {
 
     #[cold]
     fn acquire_slowly(&self) {
+        // It holds all locks, this one too.
+        if forker::is_this_thread() {
+            return;
+        }
         for _ in 0..futex::SPINS {
             core::hint::spin_loop();
             if self.0.load(Ordering::Relaxed) == FREE
@@ -49,14 +56,35 @@ impl RawLock {
 
     #[inline]
     pub(crate) fn release(&self) {
-        if self.0.swap(FREE, Ordering::Release) == CONTENDED {
-            self.wake();
+        if self.0.compare_exchange(HELD, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
+            self.release_slowly();
         }
     }
 
     #[cold]
-    fn wake(&self) {
-        futex::wake_one(&self.0);
+    fn release_slowly(&self) {
+        // What it passed it has taken for all of the fork.
+        if !forker::is_this_thread() {
+            self.open();
+        }
+    }
+
+    /// Takes the lock for as long as a fork lasts, by a thread that becomes the [`forker`] then.
+    pub(crate) fn hold_for_fork(&self) {
+        self.acquire();
+        // Whoever releases it meanwhile must not find it plainly held. Where somebody sleeps, it is not.
+        let _ = self.0.compare_exchange(HELD, FORKED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Releases what [`Self::hold_for_fork`] took, in the parent, by a thread that is the [`forker`] no more.
+    pub(crate) fn release_after_fork(&self) {
+        self.open();
+    }
+
+    fn open(&self) {
+        if self.0.swap(FREE, Ordering::Release) == CONTENDED {
+            futex::wake_one(&self.0);
+        }
     }
 
     /// Forgets all holders and sleepers: only for the child of a fork, which has one thread.

@@ -10,6 +10,7 @@ mod cpu;
 pub(crate) mod entropy;
 pub(crate) mod environment;
 pub(crate) mod file;
+pub(crate) mod forker;
 mod futex;
 #[cfg(test)]
 pub(crate) mod interference;
