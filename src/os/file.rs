@@ -4,6 +4,7 @@
 
 use super::process::Errno;
 use core::ffi::CStr;
+use core::fmt;
 
 /// An open file; closed when dropped.
 struct File(i32);
@@ -91,6 +92,25 @@ pub(crate) fn append(path: &CStr, bytes: &[u8]) {
     if let Some(file) = File::open_with(path, flags) {
         // SAFETY: the buffer is valid for its length. A failure loses the bytes.
         unsafe { libc::syscall(libc::SYS_write, file.0, bytes.as_ptr(), bytes.len()) };
+    }
+}
+
+/// Why a file was not written: an error number of the system, in words.
+pub(crate) struct Why(pub(crate) i32);
+
+impl fmt::Display for Why {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            libc::ENOENT => out.write_str("there is no such folder"),
+            libc::EACCES => out.write_str("permission denied"),
+            libc::ELOOP => out.write_str("a symbolic link is there, which is not followed"),
+            libc::EPERM => out.write_str("a file of another user is there"),
+            libc::EMLINK => out.write_str("a file with a second name (hard link) is there"),
+            libc::EISDIR => out.write_str("a folder is there"),
+            libc::EINVAL | libc::ENXIO => out.write_str("what is there is no plain file"),
+            libc::ENOSPC => out.write_str("no space is left on the device"),
+            other => write!(out, "error {other} of the system"),
+        }
     }
 }
 
