@@ -27,8 +27,7 @@ pub const VALUES: [(&str, &str); 4] =
 /// When a file cannot be read or written, or is no heap profile.
 pub fn convert(what: &HeapProfile) -> Result<ExitCode, Refusal> {
     let file = what.profile.display();
-    let bytes = fs::read(&what.profile).map_err(|error| format!("{file}: {error}"))?;
-    let profile = read::profile(&bytes).map_err(|error| format!("{file}: {error}"))?;
+    let profile = read::file(&what.profile).map_err(|error| format!("{file}: {error}"))?;
     if profile.dropped > 0 {
         eprintln!(
             "testudo: {} samples found no room in the process's table; take a larger heap_profile_kb",
