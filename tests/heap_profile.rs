@@ -196,6 +196,14 @@ fn a_file_that_has_no_end_is_refused() {
 }
 
 #[test]
+fn two_formats_are_not_written_to_one_place() {
+    for (place, named) in [("-", "standard output"), ("both", "both")] {
+        let said = refused(&format!("\"$0\" heap-profile /nowhere --pprof {place} --folded {place}"), 2);
+        assert_eq!(said, format!("testudo: --pprof and --folded cannot both go to {named}\n"));
+    }
+}
+
+#[test]
 fn pprof_opens_it_and_counts_the_same() {
     if !real::installed(&["go"]) {
         return;

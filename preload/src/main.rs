@@ -33,6 +33,9 @@ use clap::Parser;
 use std::io::Write;
 use std::process::ExitCode;
 
+/// The exit status when the command line says what cannot be done, as clap has it.
+pub(crate) const WRONG_OPTION: u8 = 2;
+
 /// Why the command did not do what it was asked to: its exit status, and one line for standard error.
 #[derive(Debug)]
 pub(crate) struct Refusal {

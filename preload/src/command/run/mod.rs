@@ -5,7 +5,7 @@ mod program;
 mod supervise;
 
 use crate::arguments::Run;
-use crate::{Refusal, library};
+use crate::{Refusal, WRONG_OPTION, library};
 use std::ffi::{OsStr, OsString};
 use std::io::{Error, ErrorKind};
 use std::os::unix::process::CommandExt;
@@ -15,7 +15,6 @@ use supervise::{Ended, ReportFile};
 /// The shells' convention for a program that is there but cannot be run, and for one that is not there.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
-const WRONG_OPTION: u8 = 2;
 
 /// Runs the program, and ends as it does.
 ///
