@@ -80,7 +80,10 @@ pub(crate) fn read<'a>(path: &CStr, out: &'a mut [u8]) -> Option<&'a [u8]> {
 
 /// Appends bytes to a file by one `write`; makes the file, readable by its owner only, if there is none. It never waits for
 /// a reader, and does not follow a symbolic link, which somebody else may have put there.
-pub(crate) fn append(path: &CStr, bytes: &[u8]) {
+///
+/// # Errors
+/// The error number of the system.
+pub(crate) fn append(path: &CStr, bytes: &[u8]) -> Result<(), i32> {
     let _errno = Errno::keep();
     let flags = libc::O_WRONLY
         | libc::O_APPEND
@@ -89,9 +92,14 @@ pub(crate) fn append(path: &CStr, bytes: &[u8]) {
         | libc::O_NOCTTY
         | libc::O_NOFOLLOW
         | libc::O_NONBLOCK;
-    if let Some(file) = File::open_with(path, flags) {
-        // SAFETY: the buffer is valid for its length. A failure loses the bytes.
-        unsafe { libc::syscall(libc::SYS_write, file.0, bytes.as_ptr(), bytes.len()) };
+    let file = File::open_with(path, flags).ok_or_else(Errno::get)?;
+    // SAFETY: the buffer is valid for its length.
+    let written = unsafe { libc::syscall(libc::SYS_write, file.0, bytes.as_ptr(), bytes.len()) };
+    match usize::try_from(written) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        // A disk that is full takes what it has room for.
+        Ok(_) => Err(libc::ENOSPC),
+        Err(_) => Err(Errno::get()),
     }
 }
 
