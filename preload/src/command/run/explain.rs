@@ -238,8 +238,8 @@ fn explain_fault(ran: Ran<'_>, name: &str, fault: Option<Fault>, signal: &str) -
         let _ = writeln!(
             text,
             "  Try:        {}\n              \
-             With guarded_align={}, as now, not all chunks are aligned to 16; so they are. The price: an overflow by\n              \
-             up to 15 bytes is noticed when the chunk is freed, and not at the access.",
+             With guarded_align={}, as now, not all chunks are aligned to 16; so they are. The price: a write up to\n              \
+             15 bytes past the end is noticed when the chunk is freed, not at the access, and a read is not.",
             command(ran, &how, ""),
             ran.guarded_align
         );
