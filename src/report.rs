@@ -9,6 +9,7 @@
 
 use crate::abort_message;
 use crate::options::FilePath;
+use crate::os::file::Why;
 use crate::os::{process, report_copy};
 use crate::report_json;
 use crate::text::Text;
@@ -98,21 +99,40 @@ fn leave(violation: &Violation) {
     abort_message::leave(text.as_bytes());
 }
 
+/// Appends a report to the file that was named, if one was.
+///
+/// # Errors
+/// Its name, and the error number of the system.
+#[inline(never)]
+fn append(violation: &Violation, history: Option<&History>, here: &Trace) -> Result<(), (&'static FilePath, i32)> {
+    // SAFETY: null, or made from a reference that is valid for ever.
+    let Some(path) = (unsafe { PATH.load(Ordering::Acquire).as_ref() }) else { return Ok(()) };
+    let calls = report_json::Calls { here, history };
+    let advice = advice(violation.kind, violation.operation);
+    report_json::append(path, violation, advice, &calls).map_err(|error| (path, error))
+}
+
 /// Writes a report piece by piece.
 #[inline(never)]
 pub(crate) fn write(violation: &Violation, history: Option<&History>, here: &Trace) {
+    put(&|text| write_report(text, violation));
+    leave(violation);
+    let appended = append(violation, history, here);
+    write_calls(history, here);
+    // Whoever waits for reports in that file is not to take it for one without any.
+    if let Err((path, error)) = appended {
+        warn(&format_args!("the report cannot be appended to the file: {}: {path}", Why(error)));
+    }
+}
+
+/// Writes the calls that a report knows of.
+#[inline(never)]
+fn write_calls(history: Option<&History>, here: &Trace) {
     let frames = |trace: &Trace| {
         for (number, &frame) in trace.frames.iter().take(trace.length).enumerate() {
             put(&|text| trace::write_frame(text, number, frame));
         }
     };
-    put(&|text| write_report(text, violation));
-    leave(violation);
-    // SAFETY: null, or made from a reference that is valid for ever.
-    if let Some(path) = unsafe { PATH.load(Ordering::Acquire).as_ref() } {
-        let calls = report_json::Calls { here, history };
-        report_json::append(path, violation, advice(violation.kind, violation.operation), &calls);
-    }
     if here.length != 0 {
         put(&|text| writeln!(text, "  found here:"));
         frames(here);

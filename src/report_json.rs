@@ -160,14 +160,17 @@ fn write_line(out: &mut impl Write, violation: &Violation, advice: &str) -> fmt:
     write!(out, ",\"found\":{},\"advice\":{}", Quoted(violation.detail), Quoted(advice))
 }
 
-/// Appends a report to a file. Failures are passed over: the report has been written to standard error.
+/// Appends a report to a file.
+///
+/// # Errors
+/// The error number of the system.
 #[inline(never)]
-pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str, calls: &Calls<'_>) {
+pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str, calls: &Calls<'_>) -> Result<(), i32> {
     if path.is_none() {
-        return;
+        return Ok(());
     }
     let name = path.expanded(process::process_number(), 1);
-    let Ok(name) = CStr::from_bytes_until_nul(name.as_bytes()) else { return };
+    let name = CStr::from_bytes_until_nul(name.as_bytes()).map_err(|_| libc::ENAMETOOLONG)?;
     if !LINE_TAKEN.swap(true, Ordering::AcqRel) {
         // SAFETY: taken just now, once and for all: a second report of the same process goes without stacks.
         let line = unsafe { &mut *LINE.0.get() };
@@ -176,15 +179,15 @@ pub(crate) fn append(path: &FilePath, violation: &Violation, advice: &str, calls
         let _ = line.write_str("}\n");
         return file::append(name, line.as_bytes());
     }
-    append_without_calls(name, violation, advice);
+    append_without_calls(name, violation, advice)
 }
 
 #[inline(never)]
-fn append_without_calls(name: &CStr, violation: &Violation, advice: &str) {
+fn append_without_calls(name: &CStr, violation: &Violation, advice: &str) -> Result<(), i32> {
     let mut line = Text::<1536>::new();
     let _ = write_line(&mut line, violation, advice);
     let _ = line.write_str("}\n");
-    file::append(name, line.as_bytes());
+    file::append(name, line.as_bytes())
 }
 
 #[cfg(test)]

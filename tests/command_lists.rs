@@ -138,3 +138,40 @@ fn a_wrong_command_line_is_answered_with_status_2() {
         assert_eq!(ended.status.code(), Some(2), "{args:?}: {ended:?}");
     }
 }
+
+/// A list that is not there must not look like one that was printed.
+#[test]
+fn what_cannot_be_printed_is_an_error_in_one_line() {
+    let folder = real::folder();
+    let command = support::libtestudo().with_file_name("testudo");
+    let lists: [&[&str]; 7] = [
+        &["options"],
+        &["options", "--json"],
+        &["version"],
+        &["completions", "bash"],
+        &["--help"],
+        &["--version"],
+        &["check", "--profile", "fast"],
+    ];
+    for args in lists {
+        let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+        let mut command = real::command(&command, folder.path(), None);
+        let output = command.args(args).stdout(full).output().expect("the command runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.starts_with("testudo: standard output: No space left") && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error() {
+    let folder = real::folder();
+    let command = support::libtestudo().with_file_name("testudo");
+    for args in [&["options"][..], &["--help"], &["check", "--profile", "fast"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = real::command(&command, folder.path(), None);
+        let output = command.args(args).stdout(writer).output().expect("the command runs");
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}: {output:?}");
+    }
+}

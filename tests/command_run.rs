@@ -104,6 +104,40 @@ int main(void) { char *p = malloc(1 << 20); free(p); p[5000] = 1; return 0; }";
     }
 }
 
+/// In `fuzz` a chunk whose size is a multiple of 4 alone is aligned to 4 alone, and compilers count on 16.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn an_unaligned_vector_access_is_explained_with_the_option_that_aligns() {
+    let source = "#include <emmintrin.h>
+#include <stdlib.h>
+int main(void) { _mm_store_si128(malloc(20), _mm_setzero_si128()); return 0; }";
+    let (_folder, program) = program(source, &[]);
+    let ended = run(&program, &["--profile", "fuzz"]);
+    assert_eq!(ended.status.signal(), Some(libc::SIGSEGV), "{ended:?}");
+    let text = ended.err();
+    assert!(text.contains("unaligned vector access") && !text.contains("touched memory"), "{text}");
+    assert!(text.contains("testudo run --profile fuzz -o guarded_align=16 -- "), "{text}");
+    let ended = run(&program, &["--profile", "fuzz", "-o", "guarded_align=16"]);
+    assert!(ended.status.success() && ended.err().is_empty(), "{ended:?}");
+}
+
+#[test]
+fn a_signal_that_was_sent_is_not_explained_as_an_access() {
+    let source = "#include <signal.h>
+#include <stdlib.h>
+int main(void) { free(malloc(10)); kill(getpid(), SIGSEGV); return 0; }";
+    let (_folder, program) = program(source, &[]);
+    for profile in ["default", "fuzz"] {
+        let ended = run(&program, &["--profile", profile]);
+        assert_eq!((ended.status.signal(), ended.err().as_str()), (Some(libc::SIGSEGV), ""), "{profile}: {ended:?}");
+    }
+    // Without guarded chunks the library has no handler, and nobody can tell.
+    let ended = run(&program, &["-o", "sample_rate=0"]);
+    assert_eq!(ended.status.signal(), Some(libc::SIGSEGV), "{ended:?}");
+    let text = ended.err();
+    assert!(text.contains("any bad pointer, or somebody sent that signal") && !text.contains("touched"), "{text}");
+}
+
 #[test]
 fn nothing_is_explained_where_that_is_not_wanted() {
     let (_folder, program) = program(OVERFLOW, &[]);

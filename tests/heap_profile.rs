@@ -171,6 +171,38 @@ fn the_line_that_nobody_reads_does_not_end_the_program() {
     assert!(status.success(), "{status}");
 }
 
+/// Runs a script in which `"$0"` is the command, with little memory, lest something takes all there is; returns the one line
+/// that the command says when it refuses.
+fn refused(script: &str, status: i32) -> String {
+    let command = support::libtestudo().with_file_name("testudo");
+    let folder = real::folder();
+    let bash = real::find("bash").expect("every system has bash");
+    let script = format!("ulimit -v 2000000; {script}");
+    let ended = real::to_the_end(real::command(&bash, folder.path(), None).args(["-c", &script]).arg(command));
+    let said = ended.err();
+    assert_eq!((ended.status.code(), ended.out().as_str()), (Some(status), ""), "{ended:?}");
+    assert!(said.starts_with("testudo: ") && said.lines().count() == 1, "{ended:?}");
+    said
+}
+
+#[test]
+fn a_file_that_has_no_end_is_refused() {
+    for device in ["/dev/zero", "/dev/full"] {
+        let said = refused(&format!("\"$0\" heap-profile {device}"), 1);
+        assert_eq!(said, format!("testudo: {device}: this is no heap profile of testudo\n"));
+    }
+    let said = refused("(echo 'testudo heap profile 1'; yes) | \"$0\" heap-profile /dev/stdin", 1);
+    assert!(said.contains("no heap profile of testudo is longer than"), "{said}");
+}
+
+#[test]
+fn two_formats_are_not_written_to_one_place() {
+    for (place, named) in [("-", "standard output"), ("both", "both")] {
+        let said = refused(&format!("\"$0\" heap-profile /nowhere --pprof {place} --folded {place}"), 2);
+        assert_eq!(said, format!("testudo: --pprof and --folded cannot both go to {named}\n"));
+    }
+}
+
 #[test]
 fn pprof_opens_it_and_counts_the_same() {
     if !real::installed(&["go"]) {

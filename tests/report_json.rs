@@ -141,6 +141,25 @@ fn a_file_that_cannot_be_written_keeps_no_process_alive() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_is_named_with_the_reason_after_the_report() {
+    let folder = real::folder();
+    let program = compile::program(&["report_json.c"]);
+    for (path, why) in [("/nowhere/at/%p", "there is no such folder"), ("/dev/full", "no space is left on the device")]
+    {
+        let options = format!("report_path={path}");
+        let ended = real::to_the_end(real::command(&program, folder.path(), Some(&options)).arg("double free"));
+        assert_eq!(ended.status.signal(), Some(libc::SIGABRT), "{ended:?}");
+        let said = ended.err();
+        assert!(said.starts_with("testudo: double free at 0x") && said.contains("\n  found here:\n"), "{ended:?}");
+        let line = format!("\ntestudo: the report cannot be appended to the file: {why}: {path}\n");
+        assert!(said.ends_with(&line), "{ended:?}");
+    }
+    // Where there is no report, none is missed.
+    let mut command = real::command(&program, folder.path(), Some("report_path=/nowhere/at/all"));
+    assert_eq!(real::to_the_end(command.arg("none")).err(), "");
+}
+
+#[test]
 fn a_name_that_cannot_be_is_refused_before_the_program_begins() {
     let folder = real::folder();
     for wrong in ["relative", "", "/with:colon"] {

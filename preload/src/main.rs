@@ -30,7 +30,11 @@ mod version;
 
 use arguments::{Action, Arguments};
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
+
+/// The exit status when the command line says what cannot be done, as clap has it.
+pub(crate) const WRONG_OPTION: u8 = 2;
 
 /// Why the command did not do what it was asked to: its exit status, and one line for standard error.
 #[derive(Debug)]
@@ -52,8 +56,17 @@ impl From<String> for Refusal {
     }
 }
 
-fn main() -> ExitCode {
-    let done = match Arguments::parse().action {
+/// What is printed in place of an action: help and version, and what is wrong with the command line.
+fn say_instead(message: &clap::Error) -> Result<ExitCode, Refusal> {
+    if message.use_stderr() {
+        message.exit();
+    }
+    options::written(message.print().and_then(|()| std::io::stdout().flush()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn perform(action: Action) -> Result<ExitCode, Refusal> {
+    match action {
         Action::Run(what) => run::run(&what),
         Action::Check(what) => check::check(&what),
         Action::HeapProfile(what) => heap_profile::convert(&what),
@@ -63,6 +76,13 @@ fn main() -> ExitCode {
         Action::Install { prefix } => install::install(&prefix),
         Action::Generate { folder } => generate::all(&folder),
         Action::Attack { name, side, tries } => check::commit(&name, side, tries),
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::try_parse() {
+        Ok(arguments) => perform(arguments.action),
+        Err(message) => say_instead(&message),
     };
     done.unwrap_or_else(|refusal| {
         eprintln!("testudo: {}", refusal.message);

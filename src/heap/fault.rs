@@ -8,13 +8,16 @@
 use super::core::Core;
 use crate::guarded::GUARDED_MAX;
 use crate::os::process::{self, Errno};
+use crate::os::report_copy;
 use crate::primary::region::ZERO_SIZED;
 use crate::primary::zero_sized;
 use crate::report;
 use crate::size_class::MIN_ALIGN;
+use crate::text::Text;
 use crate::trace::{Registers, Trace, Window};
 use crate::violation::{Kind, Operation, Violation};
 use core::cell::UnsafeCell;
+use core::fmt::Write;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -57,15 +60,27 @@ extern "C" fn on_fault(signal: libc::c_int, information: *mut libc::siginfo_t, c
     // SAFETY: the kernel gives a valid structure; the address is part of it for faults.
     let (code, address) = unsafe { ((*information).si_code, (*information).si_addr().addr()) };
     if code <= 0 {
+        tell_command("was sent SIGSEGV");
         // Sent by somebody: returning would swallow it.
         // SAFETY: no memory is involved. The signal is blocked until this handler returns.
         unsafe { libc::raise(signal) };
         return;
     }
-    explain_fault(address, context);
+    if !explain_fault(address, context) {
+        // What the kernel says of a fault that is not one of a page's: x86 knows no address then.
+        tell_command(if code == libc::SI_KERNEL { "faulted without an address" } else { "faulted" });
+    }
     if nobody_else_would_see_it() {
         process::abort();
     }
+}
+
+/// Tells `testudo run`, if that runs the program, what it could not see itself (`fault_of` in `run/explain.rs` reads it).
+#[inline(never)]
+fn tell_command(what: &str) {
+    let mut text = Text::<64>::new();
+    let _ = writeln!(text, "testudo: process {} {what}", process::process_number());
+    report_copy::append(text.as_bytes());
 }
 
 /// Whether the program has no handler of its own for a fault, but one for an abort: a fuzzer's runtime (libFuzzer) that
@@ -80,11 +95,11 @@ fn nobody_else_would_see_it() -> bool {
     }
 }
 
-/// Reports the fault, if it is at one of the heap's chunks and the first.
-fn explain_fault(address: usize, context: *mut libc::c_void) {
+/// Reports the fault, if it is at one of the heap's chunks and the first; whether one is, or was, reported.
+fn explain_fault(address: usize, context: *mut libc::c_void) -> bool {
     let heap = HEAP.load(Ordering::Acquire);
     if heap == 0 || EXPLAINING.swap(true, Ordering::AcqRel) {
-        return;
+        return true;
     }
     // SAFETY: the process-wide heap is never destroyed.
     let core = unsafe { Core::at(heap) };
@@ -97,7 +112,9 @@ fn explain_fault(address: usize, context: *mut libc::c_void) {
     } else {
         // Not the heap's: the next one may be.
         EXPLAINING.store(false, Ordering::Release);
+        return false;
     }
+    true
 }
 
 /// Whether the access was a write: bit 1 of the page fault's error code.

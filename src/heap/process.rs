@@ -11,6 +11,7 @@ use super::{fault, fork, profile_signal};
 use crate::chunk::header::Origin;
 use crate::heap_profile::HeapProfileError;
 use crate::options::{self, Options};
+use crate::os::file::Why;
 use crate::os::lock::RawLock;
 use crate::os::process::{self as os_process, Errno};
 use crate::os::{cgroup, environment, thread_local};
@@ -449,8 +450,11 @@ fn options_of_process(start: &Start) -> Options {
 fn print_help(start: &Options) -> ! {
     let mut text = crate::text::Text::<8192>::new();
     let _ = write!(text, "{}", options::Help(start));
-    os_process::write_all(libc::STDOUT_FILENO, text.as_bytes());
-    os_process::exit_now(0)
+    match os_process::write_all(libc::STDOUT_FILENO, text.as_bytes()) {
+        // A reader that has gone has seen what it wanted.
+        None | Some(libc::EPIPE) => os_process::exit_now(0),
+        Some(error) => report::refuse(&format_args!("standard output: {}", Why(error))),
+    }
 }
 
 extern "C" fn leak_report() {

@@ -13,7 +13,7 @@ mod write;
 
 use crate::options::{FilePath, Options};
 use crate::os::lock::{Lock, RawLock};
-use crate::os::process;
+use crate::os::{file, process};
 use crate::random::Random;
 use crate::report;
 use core::ffi::CStr;
@@ -52,17 +52,7 @@ impl fmt::Display for HeapProfileError {
             Self::NoPath => out.write_str("no file for the heap profile: heap_profile_path is not set"),
             Self::File(error) => {
                 out.write_str("the heap profile cannot be written: ")?;
-                match *error {
-                    libc::ENOENT => out.write_str("there is no such folder"),
-                    libc::EACCES => out.write_str("permission denied"),
-                    libc::ELOOP => out.write_str("a symbolic link is there, which is not followed"),
-                    libc::EPERM => out.write_str("a file of another user is there"),
-                    libc::EMLINK => out.write_str("a file with a second name (hard link) is there"),
-                    libc::EISDIR => out.write_str("a folder is there"),
-                    libc::EINVAL | libc::ENXIO => out.write_str("what is there is no plain file"),
-                    libc::ENOSPC => out.write_str("no space is left on the device"),
-                    other => write!(out, "error {other} of the system"),
-                }
+                write!(out, "{}", file::Why(*error))
             }
         }
     }

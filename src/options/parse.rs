@@ -21,6 +21,7 @@ pub struct OptionError<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     UnknownKey,
+    UnknownBehindPath,
     NoValue,
     NotASwitch,
     NotANumber { min: i64, max: i64 },
@@ -57,6 +58,9 @@ impl fmt::Display for OptionError<'_> {
         }
         match self.reason {
             Reason::UnknownKey => out.write_str("\": no such option; TESTUDO_OPTIONS=help=1 lists all"),
+            Reason::UnknownBehindPath => out.write_str(
+                "\": no such option; TESTUDO_OPTIONS=help=1 lists all. No file name has a colon: that separates options",
+            ),
             Reason::NoValue => out.write_str("\": needs a value, as in key=value"),
             Reason::NotASwitch => out.write_str("\": must be 0 or 1"),
             Reason::NotANumber { min, max } => {
@@ -111,6 +115,7 @@ pub struct Parsed {
 pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
     let mut parsed = Parsed { options: start, help: false };
     let mut first = true;
+    let mut behind_path = false;
     let mut asked_for_reuse_check = None;
     let mut asked_for_heap_profile = None;
     for part in text.split(|&byte| byte == b':') {
@@ -123,10 +128,12 @@ pub fn parse(start: Options, text: &[u8]) -> Result<Parsed, OptionError<'_>> {
         let error = |reason| OptionError { key, value, reason };
         if key == b"help" {
             parsed.help = switch(value).ok_or_else(|| error(Reason::NotASwitch))?;
-            first = false;
+            (first, behind_path) = (false, false);
             continue;
         }
-        let row = find(key).ok_or_else(|| error(Reason::UnknownKey))?;
+        let unknown = if behind_path { Reason::UnknownBehindPath } else { Reason::UnknownKey };
+        let row = find(key).ok_or_else(|| error(unknown))?;
+        behind_path = matches!(row.kind, Kind::Path { .. });
         let given = value.ok_or_else(|| error(Reason::NoValue))?;
         match row.kind {
             Kind::Switch { set, .. } => {
@@ -230,6 +237,18 @@ mod tests {
     fn nothing_changes_nothing() {
         for text in ["", ":", "::"] {
             assert_eq!(parse(Options::DEFAULT, text.as_bytes()).expect("fine").options, Options::DEFAULT);
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_behind_a_file_name_may_be_the_rest_of_one_with_a_colon() {
+        for text in ["report_path=/tmp/a:b", "heap_profile_path=/tmp/a::b"] {
+            let said = message(text);
+            assert!(said.starts_with("option \"b\": no such option;"), "{said}");
+            assert!(said.ends_with("lists all. No file name has a colon: that separates options"), "{said}");
+        }
+        for text in ["report_path=/tmp/a:canary=1:b", "report_path=/tmp/a:help=1:b"] {
+            assert!(message(text).ends_with("lists all"));
         }
     }
 

@@ -4,6 +4,7 @@
 
 use super::process::Errno;
 use core::ffi::CStr;
+use core::fmt;
 
 /// An open file; closed when dropped.
 struct File(i32);
@@ -79,7 +80,10 @@ pub(crate) fn read<'a>(path: &CStr, out: &'a mut [u8]) -> Option<&'a [u8]> {
 
 /// Appends bytes to a file by one `write`; makes the file, readable by its owner only, if there is none. It never waits for
 /// a reader, and does not follow a symbolic link, which somebody else may have put there.
-pub(crate) fn append(path: &CStr, bytes: &[u8]) {
+///
+/// # Errors
+/// The error number of the system.
+pub(crate) fn append(path: &CStr, bytes: &[u8]) -> Result<(), i32> {
     let _errno = Errno::keep();
     let flags = libc::O_WRONLY
         | libc::O_APPEND
@@ -88,9 +92,33 @@ pub(crate) fn append(path: &CStr, bytes: &[u8]) {
         | libc::O_NOCTTY
         | libc::O_NOFOLLOW
         | libc::O_NONBLOCK;
-    if let Some(file) = File::open_with(path, flags) {
-        // SAFETY: the buffer is valid for its length. A failure loses the bytes.
-        unsafe { libc::syscall(libc::SYS_write, file.0, bytes.as_ptr(), bytes.len()) };
+    let file = File::open_with(path, flags).ok_or_else(Errno::get)?;
+    // SAFETY: the buffer is valid for its length.
+    let written = unsafe { libc::syscall(libc::SYS_write, file.0, bytes.as_ptr(), bytes.len()) };
+    match usize::try_from(written) {
+        Ok(written) if written == bytes.len() => Ok(()),
+        // A disk that is full takes what it has room for.
+        Ok(_) => Err(libc::ENOSPC),
+        Err(_) => Err(Errno::get()),
+    }
+}
+
+/// Why a file was not written: an error number of the system, in words.
+pub(crate) struct Why(pub(crate) i32);
+
+impl fmt::Display for Why {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            libc::ENOENT => out.write_str("there is no such folder"),
+            libc::EACCES => out.write_str("permission denied"),
+            libc::ELOOP => out.write_str("a symbolic link is there, which is not followed"),
+            libc::EPERM => out.write_str("a file of another user is there"),
+            libc::EMLINK => out.write_str("a file with a second name (hard link) is there"),
+            libc::EISDIR => out.write_str("a folder is there"),
+            libc::EINVAL | libc::ENXIO => out.write_str("what is there is no plain file"),
+            libc::ENOSPC => out.write_str("no space is left on the device"),
+            other => write!(out, "error {other} of the system"),
+        }
     }
 }
 

@@ -136,13 +136,13 @@ fn broken_pipe() -> libc::sigset_t {
 /// that must die may not hang on its own obituary.
 ///
 /// Only for a process that is about to end: SIGPIPE stays blocked, because the signal of a reader that has gone must
-/// not take the place of the one that says why.
-pub(crate) fn write_all(descriptor: i32, bytes: &[u8]) {
+/// not take the place of the one that says why. Returns the error number of what kept the rest from being written.
+pub(crate) fn write_all(descriptor: i32, bytes: &[u8]) -> Option<i32> {
     let _errno = Errno::keep();
     let pipe = broken_pipe();
     // SAFETY: a valid signal set; the mask is this thread's own.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, core::ptr::null_mut()) };
-    write_without_waiting(descriptor, bytes);
+    write_without_waiting(descriptor, bytes)
 }
 
 /// The same in a process that goes on, which a reader that has gone must not end: nothing of the SIGPIPE is left, neither
@@ -170,24 +170,26 @@ pub(crate) fn write_and_go_on(descriptor: i32, bytes: &[u8]) {
 
 /// Writes what the reader takes. By bare system calls: glibc's own would end a thread that has been cancelled here, in the
 /// middle of its report, and the process would live on.
-fn write_without_waiting(descriptor: i32, mut bytes: &[u8]) {
+fn write_without_waiting(descriptor: i32, mut bytes: &[u8]) -> Option<i32> {
     while !bytes.is_empty() {
-        if !takes_more(descriptor) {
-            return;
+        if let Some(error) = takes_no_more(descriptor) {
+            return Some(error);
         }
         // A pipe that polls writable takes at least 512 bytes (PIPE_BUF) without waiting.
         let part = bytes.len().min(512);
         // SAFETY: the buffer is valid for `part` bytes.
         let written = unsafe { libc::syscall(libc::SYS_write, descriptor, bytes.as_ptr(), part) };
         match usize::try_from(written) {
-            Ok(0) | Err(_) => return,
+            Ok(0) => return Some(libc::EIO),
+            Err(_) => return Some(Errno::get()),
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
         }
     }
+    None
 }
 
-/// Whether a descriptor can be written to; up to 100 ms are given to a slow reader.
-fn takes_more(descriptor: i32) -> bool {
+/// Why a descriptor cannot be written to, if so; up to 100 ms are given to a slow reader.
+fn takes_no_more(descriptor: i32) -> Option<i32> {
     let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLOUT, revents: 0 };
     // The call that a sandbox expects of the C library.
     #[cfg(target_arch = "x86_64")]
@@ -200,7 +202,12 @@ fn takes_more(descriptor: i32) -> bool {
         let same_mask = core::ptr::null::<libc::sigset_t>();
         libc::syscall(libc::SYS_ppoll, &raw mut poll, 1, &raw const time, same_mask, size_of::<u64>())
     };
-    ready == 1 && poll.revents & libc::POLLOUT != 0
+    match poll.revents {
+        _ if ready != 1 => Some(libc::EAGAIN),
+        events if events & libc::POLLOUT != 0 => None,
+        events if events & libc::POLLNVAL != 0 => Some(libc::EBADF),
+        _ => Some(libc::EPIPE),
+    }
 }
 
 /// Ends the process by SIGABRT, whatever handlers or masks the program has set.

@@ -1,4 +1,5 @@
-//! Where `testudo run` asked for a copy of every report, so that it can explain what was found.
+//! Where `testudo run` asked for a copy of every report, so that it can explain what was found, and for what only the program's
+//! own process sees of a fault.
 //!
 //! The environment names the file as `device:inode:/proc/PID/fd/N`. It is opened through the process that reads it:
 //! nothing is left open in the program for that, and nothing that the program closes can be missing.

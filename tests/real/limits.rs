@@ -161,6 +161,14 @@ fn one_request_ends_with_enomem_at_max_alloc_mb() {
     }
 }
 
+/// What is reserved counts, and it is more than any limit: large chunks need new mappings, small ones do not.
+#[test]
+fn where_a_running_program_lowers_its_address_space_small_chunks_go_on_and_large_ones_end_with_enomem() {
+    for profile in PROFILES {
+        real::keeps_the_limit("c/limit_lowered.c", &["4096".to_owned()], profile, |command| command);
+    }
+}
+
 /// Mappings of freed large chunks are kept for speed; small chunks need the memory more.
 #[test]
 fn what_large_chunks_had_small_ones_can_have() {

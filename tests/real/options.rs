@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
+use std::process::Stdio;
 
 use testudo::options::TABLE;
 
@@ -139,6 +140,23 @@ fn help_lists_every_option() {
         assert!(text.contains(row.help), "{} is not explained in: {text}", row.name);
     }
     assert!(text.contains("help=1"), "{text}");
+}
+
+#[test]
+fn help_that_cannot_be_printed_is_an_error_and_one_that_nobody_reads_is_none() {
+    let folder = real::folder();
+    let echo = real::find("echo").expect("every system has echo");
+    let asked = |stdout: Stdio| {
+        let mut command = real::command(&echo, folder.path(), Some("help=1"));
+        let output = command.stdout(stdout).output().expect("the program starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let line = "testudo: standard output: no space is left on the device\n";
+    assert_eq!(asked(full.into()), (Some(1), line.to_owned()));
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(asked(writer.into()), (Some(0), String::new()));
 }
 
 /// Whether a program in this folder can have other rights than its user: not in a container that forbids it, nor where the

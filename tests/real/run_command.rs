@@ -99,6 +99,7 @@ fn a_wrong_option_is_refused_and_the_program_not_run() {
     for (args, wrong) in [
         (["run", "-o", "quarantin_kb=7"], "quarantin_kb"),
         (["run", "-o", "quarantine_kb=lots"], "lots"),
+        (["run", "-o", "report_path=/tmp/a:b"], "No file name has a colon"),
         (["run", "--profile", "paranoid"], "paranoid"),
     ] {
         let ended = testudo(&[&args[..], &["--", "echo", "main ran"]].concat());

@@ -113,7 +113,17 @@ pub fn print(text: &str) -> Result<(), String> {
 
 /// The same with what is no text.
 pub fn print_bytes(bytes: &[u8]) -> Result<(), String> {
-    match std::io::stdout().write_all(bytes) {
+    let mut out = std::io::stdout();
+    // What follows the last end of a line would be written when the process ends, where nobody hears of a failure.
+    written(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// What a write to standard output came to.
+///
+/// # Errors
+/// One line when it failed, but for a closed pipe.
+pub fn written(result: std::io::Result<()>) -> Result<(), String> {
+    match result {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
         _ => Ok(()),
     }

@@ -53,7 +53,7 @@ struct Report<'a> {
 /// Commits all attacks and shows how each ended.
 ///
 /// # Errors
-/// When the library is not found, or an attack cannot be tried.
+/// When the library is not found, an attack cannot be tried, or standard output cannot be written to.
 pub fn check(what: &Check) -> Result<ExitCode, Refusal> {
     let version = version::Version::here()?;
     let library = library::find()?;
@@ -61,12 +61,12 @@ pub fn check(what: &Check) -> Result<ExitCode, Refusal> {
     let profiles: Vec<&str> = Profile::ALL.iter().map(|(name, _)| *name).filter(|name| wanted(name)).collect();
     let mut table = (!what.json).then(|| table::Table::new(&profiles));
     if let Some(table) = &mut table {
-        table.head(&version);
+        table.head(&version)?;
     }
     let mut findings: Vec<Finding> = Vec::new();
     for group in ALL {
         if let Some(table) = &mut table {
-            table.group(group.title);
+            table.group(group.title)?;
         }
         for attack in group.attacks {
             let start = findings.len();
@@ -76,14 +76,14 @@ pub fn check(what: &Check) -> Result<ExitCode, Refusal> {
                 findings.push(judged(&judge, group.title, name, promised, what.repeat)?);
             }
             if let Some(table) = &mut table {
-                table.row(attack, &findings[start..]);
+                table.row(attack, &findings[start..])?;
             }
         }
     }
     let promises = findings.iter().filter(|finding| finding.promised).count();
     let broken = findings.iter().filter(|finding| finding.broken()).count();
     match &mut table {
-        Some(table) => table.foot(&findings, what.repeat),
+        Some(table) => table.foot(&findings, what.repeat)?,
         None => {
             let report = Report { version: &version, repeated: what.repeat, findings: &findings, promises, broken };
             crate::options::print_json(&report)?;

@@ -3,6 +3,7 @@
 use super::Finding;
 use super::attacks::Attack;
 use super::judge::Outcome;
+use crate::options::written;
 use crate::version::Version;
 use anstyle::{AnsiColor, Style};
 use std::io::Write;
@@ -22,10 +23,10 @@ pub struct Table {
     profiles: Vec<String>,
 }
 
-/// A closed pipe is the reader's wish: what it does not want is not written.
+/// Returns from the function when the line cannot be written: nobody would see the rest.
 macro_rules! line {
     ($($argument:tt)*) => {
-        let _ = writeln!(anstream::stdout(), $($argument)*);
+        written(writeln!(anstream::stdout(), $($argument)*))?;
     };
 }
 
@@ -34,23 +35,26 @@ impl Table {
         Self { profiles: profiles.iter().map(|&name| name.to_owned()).collect() }
     }
 
-    pub fn head(&mut self, version: &Version) {
+    pub fn head(&mut self, version: &Version) -> Result<(), String> {
         line!("testudo {}: every bug committed here, now, in a process of its own", version.command);
         line!("{DIM}{} on {}{DIM:#}\n", version.library, version.kernel);
         let names: String = self.profiles.iter().map(|name| format!("{name:<CELL$}")).collect();
         line!("{:TITLE$}{BOLD}{}{BOLD:#}", "", names.trim_end());
+        Ok(())
     }
 
-    pub fn group(&mut self, title: &str) {
+    pub fn group(&mut self, title: &str) -> Result<(), String> {
         line!("{BOLD}{title}{BOLD:#}");
+        Ok(())
     }
 
-    pub fn row(&mut self, attack: &Attack, findings: &[Finding]) {
+    pub fn row(&mut self, attack: &Attack, findings: &[Finding]) -> Result<(), String> {
         let cells: String = findings.iter().map(cell).collect();
         line!("  {:<width$}{}", attack.title, cells.trim_end(), width = TITLE - 2);
+        Ok(())
     }
 
-    pub fn foot(&mut self, findings: &[Finding], repeat: u32) {
+    pub fn foot(&mut self, findings: &[Finding], repeat: u32) -> Result<(), String> {
         let promised = findings.iter().filter(|finding| finding.promised).count();
         let kept = findings.iter().filter(|finding| finding.promised && finding.good).count();
         let twins = findings.iter().filter(|finding| finding.twin_stopped.is_none()).count();
@@ -75,6 +79,7 @@ impl Table {
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -10,9 +10,9 @@ mod read;
 mod symbols;
 mod table;
 
-use crate::Refusal;
 use crate::arguments::HeapProfile;
 use crate::options::{print, print_bytes};
+use crate::{Refusal, WRONG_OPTION};
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,11 +24,14 @@ pub const VALUES: [(&str, &str); 4] =
 /// Turns a profile into what was asked for; without that, prints the functions that hold most.
 ///
 /// # Errors
-/// When a file cannot be read or written, or is no heap profile.
+/// When a file cannot be read or written, or is no heap profile, or when both formats are to go to one place.
 pub fn convert(what: &HeapProfile) -> Result<ExitCode, Refusal> {
+    if let Some(place) = what.pprof.as_ref().filter(|_| what.pprof == what.folded) {
+        let place = if place == Path::new("-") { "standard output".into() } else { place.display().to_string() };
+        return Err(Refusal::new(WRONG_OPTION, format!("--pprof and --folded cannot both go to {place}")));
+    }
     let file = what.profile.display();
-    let bytes = fs::read(&what.profile).map_err(|error| format!("{file}: {error}"))?;
-    let profile = read::profile(&bytes).map_err(|error| format!("{file}: {error}"))?;
+    let profile = read::file(&what.profile).map_err(|error| format!("{file}: {error}"))?;
     if profile.dropped > 0 {
         eprintln!(
             "testudo: {} samples found no room in the process's table; take a larger heap_profile_kb",

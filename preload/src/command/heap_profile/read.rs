@@ -1,5 +1,9 @@
 //! Reading the library's file (`src/heap_profile/write.rs` says how it looks), and working out what its samples stand for.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
 /// One line of the profile: chunks that the same calls allocated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
@@ -62,11 +66,37 @@ fn mapping(line: &str) -> Option<Mapping> {
     Some(Mapping { start: hexadecimal(start)?, end: hexadecimal(end)?, offset: hexadecimal(offset)?, path })
 }
 
+/// What begins every profile.
+const MARK: &str = "testudo heap profile";
+const NO_PROFILE: &str = "this is no heap profile of testudo";
+/// More than the library writes: 13 MiB of stacks where its table is full, and half a KiB for each executable mapping.
+const MOST: u64 = 64 << 20;
+
+/// Reads a profile from a file.
+///
+/// # Errors
+/// One line that says why it cannot be read, or which of its lines is wrong.
+pub fn file(path: &Path) -> Result<Profile, String> {
+    let in_words = |error: io::Error| error.to_string();
+    let mut file = File::open(path).map_err(in_words)?;
+    let mut bytes = Vec::new();
+    // What is no profile may have no end, as a device.
+    file.by_ref().take(MARK.len() as u64).read_to_end(&mut bytes).map_err(in_words)?;
+    if bytes != MARK.as_bytes() {
+        return Err(NO_PROFILE.to_owned());
+    }
+    file.take(MOST).read_to_end(&mut bytes).map_err(in_words)?;
+    if bytes.len() as u64 > MOST {
+        return Err(format!("no heap profile of testudo is longer than {} MiB", MOST >> 20));
+    }
+    profile(&bytes)
+}
+
 /// Reads a profile.
 ///
 /// # Errors
 /// One line that says which line of the file is wrong.
-pub fn profile(bytes: &[u8]) -> Result<Profile, String> {
+fn profile(bytes: &[u8]) -> Result<Profile, String> {
     let text = String::from_utf8_lossy(bytes);
     let mut lines = text.lines().enumerate();
     let mut field = |name: &str| {
@@ -74,7 +104,7 @@ pub fn profile(bytes: &[u8]) -> Result<Profile, String> {
         let value = line.strip_prefix(name).and_then(|rest| rest.trim_start().parse::<u64>().ok());
         value.ok_or_else(|| format!("line {} of a heap profile must be \"{name}\" and a number", number + 1))
     };
-    if field("testudo heap profile").map_err(|_| "this is no heap profile of testudo")? != 1 {
+    if field(MARK).map_err(|_| NO_PROFILE)? != 1 {
         return Err("this heap profile is of a newer format".to_owned());
     }
     let (interval, process, time, dropped) = (field("interval")?, field("process")?, field("time")?, field("dropped")?);

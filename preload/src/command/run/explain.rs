@@ -145,6 +145,8 @@ pub struct Ran<'a> {
     pub how: &'a [String],
     /// Whether every chunk was guarded, as in `fuzz`: then nothing is gained by that profile.
     pub all_guarded: bool,
+    /// The least alignment of guarded chunks.
+    pub guarded_align: u8,
     /// The number of its process.
     pub process: u32,
 }
@@ -187,6 +189,65 @@ impl<'a> Report<'a> {
     }
 }
 
+/// What the library saw of a SIGSEGV in which it found nothing wrong with the heap.
+#[derive(Clone, Copy)]
+enum Fault {
+    /// An access to an address that nothing is known of.
+    Access,
+    /// The CPU refused an instruction and named no address.
+    NoAddress,
+    /// Some process sent the signal.
+    Sent,
+}
+
+/// What the library wrote of the program's own fault; nothing where it had no handler: it guards no chunks, or the program
+/// has put a handler of its own in that one's place.
+fn fault_of(ran: Ran<'_>, text: &str) -> Option<Fault> {
+    let begins = format!("{MARK}process {} ", ran.process);
+    let said = text.lines().filter_map(|line| line.strip_prefix(&begins)).next_back()?;
+    match said {
+        "faulted" => Some(Fault::Access),
+        "faulted without an address" => Some(Fault::NoAddress),
+        "was sent SIGSEGV" => Some(Fault::Sent),
+        _ => None,
+    }
+}
+
+/// The explanation of the end by a signal that was not found to be the heap's matter.
+fn explain_fault(ran: Ran<'_>, name: &str, fault: Option<Fault>, signal: &str) -> Option<String> {
+    let mut text = String::from("\n");
+    match fault {
+        // As with any other signal: whoever sent it knows why.
+        Some(Fault::Sent) => return None,
+        Some(Fault::Access) => text.push_str(&format!(
+            "testudo run: {name} touched memory that it may not touch, and was ended in that instruction.\n  \
+             This can be any bad pointer: testudo knows nothing of that address.\n"
+        )),
+        Some(Fault::NoAddress) => text.push_str(&format!(
+            "testudo run: {name} was ended in an instruction that the CPU refused without naming an address.\n  \
+             This can be an unaligned vector access, where SSE wants 16 bytes aligned to 16, or a pointer that is no \
+             address.\n"
+        )),
+        None => text.push_str(&format!(
+            "testudo run: {name} was ended by {signal}.\n  \
+             This can be any bad pointer, or somebody sent that signal: testudo did not see it.\n"
+        )),
+    }
+    if matches!(fault, Some(Fault::NoAddress)) && ran.guarded_align < 16 {
+        let how = [ran.how, &["-o".to_owned(), "guarded_align=16".to_owned()]].concat();
+        let _ = writeln!(
+            text,
+            "  Try:        {}\n              \
+             With guarded_align={}, as now, not all chunks are aligned to 16; so they are. The price: a write up to\n              \
+             15 bytes past the end is noticed when the chunk is freed, not at the access, and a read is not.",
+            command(ran, &how, ""),
+            ran.guarded_align
+        );
+    }
+    let _ = writeln!(text, "  See where:  {}", debugger(ran));
+    Some(text)
+}
+
 /// What profile `fuzz` would add, if anything.
 fn with_guards(report: &Report<'_>, ran: Ran<'_>) -> Option<&'static str> {
     if ran.all_guarded || report.at_the_access {
@@ -208,17 +269,11 @@ pub fn explain(ran: Ran<'_>, reports: &str, signal: Option<i32>) -> Option<Strin
     let mut found = Report::all(reports);
     let mut text = String::from("\n");
     let Some(first) = found.next() else {
-        if !matches!(signal, Some(libc::SIGSEGV | libc::SIGBUS)) {
-            return None;
-        }
-        let _ = writeln!(
-            text,
-            "testudo run: {name} touched memory that it may not touch, and was ended in that instruction.\n  \
-             This can be any bad pointer: testudo knows nothing of that address.\n  \
-             See where:  {}",
-            debugger(ran)
-        );
-        return Some(text);
+        return match signal? {
+            libc::SIGSEGV => explain_fault(ran, name, fault_of(ran, reports), "SIGSEGV"),
+            libc::SIGBUS => explain_fault(ran, name, None, "SIGBUS"),
+            _ => None,
+        };
     };
     let others = found.count();
     // The longest: "invalid free" is not to be taken for a longer phrase that begins alike.
@@ -312,7 +367,8 @@ mod tests {
         Operation::Write,
     ];
 
-    const PLAIN: Ran<'static> = Ran { program: "./prog", arguments: false, how: &[], all_guarded: false, process: 7 };
+    const PLAIN: Ran<'static> =
+        Ran { program: "./prog", arguments: false, how: &[], all_guarded: false, guarded_align: 16, process: 7 };
 
     fn violation(kind: Kind, operation: Operation) -> Violation {
         Violation { kind, operation, address: 0x10, chunk: None, expected: 0, seen: 0, offset: None, detail: "" }
@@ -401,6 +457,23 @@ mod tests {
     fn a_fault_is_explained_with_doubt() {
         let text = explain(PLAIN, "", Some(libc::SIGSEGV)).expect("an explanation");
         assert!(text.contains("can be any bad pointer"), "{text}");
+    }
+
+    #[test]
+    fn what_the_library_saw_of_a_fault_decides_what_is_said_of_it() {
+        let fuzz = Ran { guarded_align: 4, ..PLAIN };
+        let said = |ran, seen: &str| {
+            let seen =
+                format!("testudo: process 7 was sent SIGSEGV\ntestudo: process {seen}\ntestudo: process 9 faulted\n");
+            explain(ran, &seen, Some(libc::SIGSEGV))
+        };
+        let text = said(fuzz, "7 faulted").expect("an explanation");
+        assert!(text.contains("touched memory") && !text.contains("guarded_align"), "{text}");
+        assert_eq!(said(fuzz, "7 was sent SIGSEGV"), None);
+        let text = said(fuzz, "7 faulted without an address").expect("an explanation");
+        assert!(text.contains("unaligned") && text.contains("run -o guarded_align=16 -- ./prog\n"), "{text}");
+        let text = said(PLAIN, "7 faulted without an address").expect("an explanation");
+        assert!(text.contains("unaligned") && !text.contains("guarded_align"), "{text}");
     }
 
     #[test]

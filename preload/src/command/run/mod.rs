@@ -5,7 +5,8 @@ mod program;
 mod supervise;
 
 use crate::arguments::Run;
-use crate::{Refusal, library};
+use crate::{Refusal, WRONG_OPTION, library};
+use hardened_heap::Options;
 use std::ffi::{OsStr, OsString};
 use std::io::{Error, ErrorKind};
 use std::os::unix::process::CommandExt;
@@ -15,7 +16,6 @@ use supervise::{Ended, ReportFile};
 /// The shells' convention for a program that is there but cannot be run, and for one that is not there.
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
-const WRONG_OPTION: u8 = 2;
 
 /// Runs the program, and ends as it does.
 ///
@@ -25,7 +25,7 @@ pub fn run(what: &Run) -> Result<ExitCode, Refusal> {
     let Some((name, arguments)) = what.program.split_first() else {
         return Err(Refusal::new(WRONG_OPTION, "no program was named"));
     };
-    let (options, all_guarded) = options(what.profile.as_deref(), &what.option)?;
+    let (options, parsed) = options(what.profile.as_deref(), &what.option)?;
     let library = library::find()?;
     let path = program::find(name)?;
     program::can_be_protected(&path)?;
@@ -51,7 +51,8 @@ pub fn run(what: &Run) -> Result<ExitCode, Refusal> {
             program: &name.to_string_lossy(),
             arguments: !arguments.is_empty(),
             how: &given(what),
-            all_guarded,
+            all_guarded: parsed.sample_rate == 1,
+            guarded_align: parsed.guarded_align,
             process,
         };
         if let Some(text) = explain::explain(ran, &reports, ended.signal()) {
@@ -79,9 +80,9 @@ fn given(what: &Run) -> Vec<String> {
     profile.chain(options).collect()
 }
 
-/// The value of `TESTUDO_OPTIONS`, parsed once here so that an error is this command's and not the program's; and whether it
-/// has every chunk guarded.
-fn options(profile: Option<&str>, given: &[OsString]) -> Result<(OsString, bool), Refusal> {
+/// The value of `TESTUDO_OPTIONS`, parsed once here so that an error is this command's and not the program's; and what it
+/// says.
+fn options(profile: Option<&str>, given: &[OsString]) -> Result<(OsString, Options), Refusal> {
     let inherited = std::env::var_os("TESTUDO_OPTIONS").unwrap_or_default();
     let profile = profile.map(|name| OsString::from(format!("profile={name}")));
     // A profile sets every option, so what was in the environment is replaced.
@@ -89,10 +90,9 @@ fn options(profile: Option<&str>, given: &[OsString]) -> Result<(OsString, bool)
     let mut parts: Vec<&OsStr> = if first.is_empty() { Vec::new() } else { vec![&first] };
     parts.extend(given.iter().map(OsString::as_os_str));
     let text = parts.join(OsStr::new(":"));
-    let parsed = hardened_heap::options::parse(hardened_heap::Options::DEFAULT, text.as_encoded_bytes())
+    let parsed = hardened_heap::options::parse(Options::DEFAULT, text.as_encoded_bytes())
         .map_err(|error| Refusal::new(WRONG_OPTION, error.to_string()))?;
-    let all_guarded = parsed.options.sample_rate == 1;
-    Ok((text, all_guarded))
+    Ok((text, parsed.options))
 }
 
 fn cannot_start(name: &OsStr, error: &Error) -> Refusal {
