@@ -40,3 +40,25 @@ fn a_plug_in_catches_what_its_failing_new_throws() {
         assert!(ended.status.success(), "{runtime:?}: {ended:?}");
     }
 }
+
+/// Linked with the C++ runtime as a library, and with one of its own inside.
+#[test]
+fn operators_that_the_program_does_not_replace_go_by_way_of_those_that_it_does() {
+    let folder = real::folder();
+    for (number, flags) in [&[][..], &["-DALIGNED"], &["-DALIGNED", "-static-libstdc++"]].into_iter().enumerate() {
+        let name = format!("replaced{number}");
+        let program = real::compile(
+            "c/replaced_operators.cpp",
+            folder.path(),
+            &name,
+            &[&["-std=c++17", "-Wno-sized-deallocation"], flags].concat(),
+        );
+        for (profile, _) in testudo::Profile::ALL {
+            let options = format!("profile={profile}");
+            let ended = real::to_the_end(&mut real::command(&program, folder.path(), Some(&options)));
+            let line = "every chunk went through the program's operators\n";
+            assert_eq!((ended.out(), ended.err()), (line.to_owned(), String::new()), "{profile}, {flags:?}: {ended:?}");
+            assert!(ended.status.success(), "{profile}, {flags:?}: {ended:?}");
+        }
+    }
+}

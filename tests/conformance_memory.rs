@@ -21,4 +21,5 @@ checks! { of "conformance.c";
     free_preserves_errno
     success_leaves_errno_alone
     usable_size_is_what_was_asked_for
+    other_names_are_of_the_same_heap
 }

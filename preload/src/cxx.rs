@@ -6,6 +6,7 @@
 //! process may have several.
 
 use crate::loader::{is_this_library, seen_from};
+use crate::replaced::derived;
 use core::ffi::{CStr, c_void};
 use hardened_heap::c_api::{self, New};
 
@@ -69,13 +70,13 @@ allocate! {
 /// it throws. The return address, 24 bytes up the stack, tells which module called.
 #[cfg(target_arch = "x86_64")]
 macro_rules! throwing {
-    ($($symbol:ident => $allocate:ident;)*) => {
+    ($($(#[$attribute:meta])* $symbol:ident => $allocate:ident;)*) => {
         $(
             /// `operator new`, throwing.
             ///
             /// # Safety
             /// Called as the C++ ABI says.
-            #[unsafe(no_mangle)]
+            $(#[$attribute])*
             #[unsafe(naked)]
             pub unsafe extern "C" fn $symbol(size: usize, align: usize) -> *mut c_void {
                 core::arch::naked_asm!(
@@ -133,10 +134,10 @@ macro_rules! throwing {
 /// Elsewhere a failing `operator new` ends the process.
 #[cfg(not(target_arch = "x86_64"))]
 macro_rules! throwing {
-    ($($symbol:ident => $allocate:ident;)*) => {
+    ($($(#[$attribute:meta])* $symbol:ident => $allocate:ident;)*) => {
         $(
             /// `operator new`.
-            #[unsafe(no_mangle)]
+            $(#[$attribute])*
             pub extern "C" fn $symbol(size: usize, align: usize) -> *mut c_void {
                 let chunk = $allocate(size, align);
                 if chunk.is_null() {
@@ -149,10 +150,18 @@ macro_rules! throwing {
 }
 
 throwing! {
+    #[unsafe(no_mangle)]
     _Znwm => new_single;
-    _Znam => new_array;
+    #[unsafe(no_mangle)]
     _ZnwmSt11align_val_t => new_aligned_single;
-    _ZnamSt11align_val_t => new_aligned_array;
+    array_or_throw => new_array;
+    aligned_array_or_throw => new_aligned_array;
+}
+
+derived! {
+    array: _Znam c"_Znam" (size: usize, align: usize) -> *mut c_void, [c"_Znwm"] => array_or_throw;
+    aligned_array: _ZnamSt11align_val_t c"_ZnamSt11align_val_t" (size: usize, align: usize) -> *mut c_void,
+        [c"_ZnwmSt11align_val_t"] => aligned_array_or_throw;
 }
 
 /// The C++ runtime's own form of an `operator new` that failed here; null when there is none.
@@ -182,7 +191,6 @@ macro_rules! nothrow {
             ///
             /// # Safety
             /// Called as the C++ ABI says.
-            #[unsafe(no_mangle)]
             #[unsafe(naked)]
             pub unsafe extern "C" fn $symbol(size: usize, align: usize, nothrow: *const c_void) -> *mut c_void {
                 core::arch::naked_asm!(
@@ -230,8 +238,7 @@ macro_rules! nothrow {
     ($($symbol:ident $name:literal, $finds:ident => $allocate:ident;)*) => {
         $(
             /// `operator new`, nothrow.
-            #[unsafe(no_mangle)]
-            pub extern "C" fn $symbol(size: usize, align: usize) -> *mut c_void {
+            pub extern "C" fn $symbol(size: usize, align: usize, _nothrow: *const c_void) -> *mut c_void {
                 $allocate(size, align)
             }
         )*
@@ -239,17 +246,30 @@ macro_rules! nothrow {
 }
 
 nothrow! {
-    _ZnwmRKSt9nothrow_t c"_ZnwmRKSt9nothrow_t", runtimes_single => new_single;
-    _ZnamRKSt9nothrow_t c"_ZnamRKSt9nothrow_t", runtimes_array => new_array;
-    _ZnwmSt11align_val_tRKSt9nothrow_t c"_ZnwmSt11align_val_tRKSt9nothrow_t", runtimes_aligned_single => new_aligned_single;
-    _ZnamSt11align_val_tRKSt9nothrow_t c"_ZnamSt11align_val_tRKSt9nothrow_t", runtimes_aligned_array => new_aligned_array;
+    single_or_null c"_ZnwmRKSt9nothrow_t", runtimes_single => new_single;
+    array_or_null c"_ZnamRKSt9nothrow_t", runtimes_array => new_array;
+    aligned_single_or_null c"_ZnwmSt11align_val_tRKSt9nothrow_t", runtimes_aligned_single => new_aligned_single;
+    aligned_array_or_null c"_ZnamSt11align_val_tRKSt9nothrow_t", runtimes_aligned_array => new_aligned_array;
+}
+
+derived! {
+    nothrow: _ZnwmRKSt9nothrow_t c"_ZnwmRKSt9nothrow_t" (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
+        [c"_Znwm"] => single_or_null;
+    nothrow_array: _ZnamRKSt9nothrow_t c"_ZnamRKSt9nothrow_t" (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
+        [c"_Znam" c"_Znwm"] => array_or_null;
+    nothrow_aligned: _ZnwmSt11align_val_tRKSt9nothrow_t c"_ZnwmSt11align_val_tRKSt9nothrow_t"
+        (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
+        [c"_ZnwmSt11align_val_t"] => aligned_single_or_null;
+    nothrow_aligned_array: _ZnamSt11align_val_tRKSt9nothrow_t c"_ZnamSt11align_val_tRKSt9nothrow_t"
+        (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
+        [c"_ZnamSt11align_val_t" c"_ZnwmSt11align_val_t"] => aligned_array_or_null;
 }
 
 macro_rules! delete {
-    ($($symbol:ident($chunk:ident $(, $argument:ident: $type:ty)*) => $body:expr;)*) => {
+    ($($(#[$attribute:meta])* $symbol:ident($chunk:ident $(, $argument:ident: $type:ty)*) => $body:expr;)*) => {
         $(
             /// `operator delete`.
-            #[unsafe(no_mangle)]
+            $(#[$attribute])*
             pub extern "C" fn $symbol($chunk: *mut c_void $(, $argument: $type)*) {
                 $body;
             }
@@ -258,16 +278,39 @@ macro_rules! delete {
 }
 
 delete! {
+    #[unsafe(no_mangle)]
     _ZdlPv(chunk) => c_api::delete(New::Single, chunk);
-    _ZdaPv(chunk) => c_api::delete(New::Array, chunk);
-    _ZdlPvm(chunk, size: usize) => c_api::delete_sized(New::Single, chunk, size);
-    _ZdaPvm(chunk, size: usize) => c_api::delete_sized(New::Array, chunk, size);
-    _ZdlPvRKSt9nothrow_t(chunk, _nothrow: *const c_void) => c_api::delete(New::Single, chunk);
-    _ZdaPvRKSt9nothrow_t(chunk, _nothrow: *const c_void) => c_api::delete(New::Array, chunk);
+    #[unsafe(no_mangle)]
     _ZdlPvSt11align_val_t(chunk, align: usize) => c_api::delete_aligned(New::Single, chunk, None, align);
-    _ZdaPvSt11align_val_t(chunk, align: usize) => c_api::delete_aligned(New::Array, chunk, None, align);
-    _ZdlPvmSt11align_val_t(chunk, size: usize, align: usize) => c_api::delete_aligned(New::Single, chunk, Some(size), align);
-    _ZdaPvmSt11align_val_t(chunk, size: usize, align: usize) => c_api::delete_aligned(New::Array, chunk, Some(size), align);
-    _ZdlPvSt11align_val_tRKSt9nothrow_t(chunk, align: usize, _nothrow: *const c_void) => c_api::delete_aligned(New::Single, chunk, None, align);
-    _ZdaPvSt11align_val_tRKSt9nothrow_t(chunk, align: usize, _nothrow: *const c_void) => c_api::delete_aligned(New::Array, chunk, None, align);
+    delete_array(chunk) => c_api::delete(New::Array, chunk);
+    delete_sized(chunk, size: usize) => c_api::delete_sized(New::Single, chunk, size);
+    delete_sized_array(chunk, size: usize) => c_api::delete_sized(New::Array, chunk, size);
+    delete_nothrow(chunk, _nothrow: *const c_void) => c_api::delete(New::Single, chunk);
+    delete_nothrow_array(chunk, _nothrow: *const c_void) => c_api::delete(New::Array, chunk);
+    delete_nothrow_aligned(chunk, align: usize, _nothrow: *const c_void) => c_api::delete_aligned(New::Single, chunk, None, align);
+    delete_nothrow_aligned_array(chunk, align: usize, _nothrow: *const c_void) => c_api::delete_aligned(New::Array, chunk, None, align);
+    delete_aligned_array(chunk, align: usize) => c_api::delete_aligned(New::Array, chunk, None, align);
+    delete_sized_aligned(chunk, size: usize, align: usize) => c_api::delete_aligned(New::Single, chunk, Some(size), align);
+    delete_sized_aligned_array(chunk, size: usize, align: usize) => c_api::delete_aligned(New::Array, chunk, Some(size), align);
+}
+
+derived! {
+    of_array: _ZdaPv c"_ZdaPv" (chunk: *mut c_void), [c"_ZdlPv"] => delete_array;
+    sized: _ZdlPvm c"_ZdlPvm" (chunk: *mut c_void, size: usize), [c"_ZdlPv"] => delete_sized;
+    sized_of_array: _ZdaPvm c"_ZdaPvm" (chunk: *mut c_void, size: usize), [c"_ZdaPv" c"_ZdlPv"] => delete_sized_array;
+    of_nothrow: _ZdlPvRKSt9nothrow_t c"_ZdlPvRKSt9nothrow_t" (chunk: *mut c_void, nothrow: *const c_void), [c"_ZdlPv"] => delete_nothrow;
+    of_nothrow_array: _ZdaPvRKSt9nothrow_t c"_ZdaPvRKSt9nothrow_t" (chunk: *mut c_void, nothrow: *const c_void),
+        [c"_ZdaPv" c"_ZdlPv"] => delete_nothrow_array;
+    of_aligned_array: _ZdaPvSt11align_val_t c"_ZdaPvSt11align_val_t" (chunk: *mut c_void, align: usize),
+        [c"_ZdlPvSt11align_val_t"] => delete_aligned_array;
+    sized_of_aligned: _ZdlPvmSt11align_val_t c"_ZdlPvmSt11align_val_t" (chunk: *mut c_void, size: usize, align: usize),
+        [c"_ZdlPvSt11align_val_t"] => delete_sized_aligned;
+    sized_of_aligned_array: _ZdaPvmSt11align_val_t c"_ZdaPvmSt11align_val_t" (chunk: *mut c_void, size: usize, align: usize),
+        [c"_ZdaPvSt11align_val_t" c"_ZdlPvSt11align_val_t"] => delete_sized_aligned_array;
+    of_nothrow_aligned: _ZdlPvSt11align_val_tRKSt9nothrow_t c"_ZdlPvSt11align_val_tRKSt9nothrow_t"
+        (chunk: *mut c_void, align: usize, nothrow: *const c_void),
+        [c"_ZdlPvSt11align_val_t"] => delete_nothrow_aligned;
+    of_nothrow_aligned_array: _ZdaPvSt11align_val_tRKSt9nothrow_t c"_ZdaPvSt11align_val_tRKSt9nothrow_t"
+        (chunk: *mut c_void, align: usize, nothrow: *const c_void),
+        [c"_ZdaPvSt11align_val_t" c"_ZdlPvSt11align_val_t"] => delete_nothrow_aligned_array;
 }

@@ -1,7 +1,7 @@
 //! `libtestudo.so`: the C and C++ allocation symbols, for `LD_PRELOAD` or for linking.
 //!
-//! Each symbol is one call into [`hardened_heap::c_api`]. Besides them only `dlopen` is exported, for the sake of modules that would
-//! go past them.
+//! Each symbol is one call into [`hardened_heap::c_api`], but for operators of C++ that go by way of one that the program replaces. Besides
+//! them only `dlopen` is exported, for the sake of modules that would go past them.
 //!
 //! The library has no part of std in it, and so needs no libgcc_s, which a small program would wait for at every start. Only
 //! where cargo builds it for tests, with unwinding panics, std is there to handle them.
@@ -12,6 +12,8 @@ mod deep_binding;
 mod extensions;
 mod introspection;
 mod loader;
+mod other_names;
+mod replaced;
 
 use core::ffi::c_void;
 use hardened_heap::c_api;

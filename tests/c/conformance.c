@@ -206,6 +206,24 @@ static void realloc_that_fails_leaves_the_chunk(void) {
     }
 }
 
+/* Of the C library; `cfree` is there for old programs only. */
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+extern void *__libc_valloc(size_t), *__libc_pvalloc(size_t);
+extern void __libc_free(void *), cfree_of_old_programs(void *);
+__asm__(".symver cfree_of_old_programs,cfree@GLIBC_2.2.5");
+
+static void other_names_are_of_the_same_heap(void) {
+    for (int i = 0; i < 3; i++) {
+        void (*give_back[])(void *) = {free, __libc_free, cfree_of_old_programs};
+        void *chunks[] = {malloc(100),           __libc_malloc(100),       __libc_calloc(10, 10), __libc_realloc(malloc(100), 1000),
+                          __libc_realloc(NULL, 100), __libc_memalign(64, 100), __libc_valloc(100),    __libc_pvalloc(100)};
+        for (size_t at = 0; at < sizeof chunks / sizeof *chunks; at++) {
+            EXPECT(chunks[at] != NULL && malloc_usable_size(chunks[at]) >= 100);
+            give_back[i](chunks[at]);
+        }
+    }
+}
+
 static void reallocarray_multiplies(void) {
     char *p = reallocarray(NULL, 10, 30);
     memset(p, 'r', 300);
@@ -295,6 +313,7 @@ static const struct check checks[] = {
     CHECK(free_preserves_errno),
     CHECK(success_leaves_errno_alone),
     CHECK(usable_size_is_what_was_asked_for),
+    CHECK(other_names_are_of_the_same_heap),
     {0},
 };
 

@@ -1,0 +1,131 @@
+//! Operators that the program itself replaces.
+//!
+//! C++ lets a program replace some of the operators only, mostly plain `new` and `delete`; the others then have to go by way of those: sized
+//! `delete` calls `delete`, `new[]` calls `new`, the nothrow form the throwing one. Here they do not, for speed; and this library comes
+//! before the C++ runtime, whose do. So where one is replaced, the runtime's form of those that depend on it has the call.
+
+use crate::loader::is_this_library;
+use core::ffi::{CStr, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// An operator of the C++ runtime that is called in place of this library's; null when there is none.
+///
+/// It is looked for when the operator is first called: constructors of other libraries come before this one's.
+#[repr(transparent)]
+pub struct Forward(AtomicPtr<c_void>);
+
+/// Not looked for yet.
+const UNKNOWN: *mut c_void = ptr::without_provenance_mut(1);
+
+impl Forward {
+    pub const fn new() -> Self {
+        Self(AtomicPtr::new(UNKNOWN))
+    }
+
+    /// The runtime's operator of this name, where the program replaces one of `bases`.
+    #[cold]
+    pub fn find(&self, name: &CStr, bases: &[&CStr]) -> *mut c_void {
+        let known = self.0.load(Ordering::Relaxed);
+        if known != UNKNOWN {
+            return known;
+        }
+        let found = if bases.iter().any(|base| is_replaced(base)) { next(name) } else { ptr::null_mut() };
+        self.0.store(found, Ordering::Relaxed);
+        found
+    }
+}
+
+/// Whether the first operator of this name in the process is neither this library's nor that which comes behind it.
+fn is_replaced(name: &CStr) -> bool {
+    // SAFETY: a terminated name.
+    let first = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    !first.is_null() && !is_this_library(first) && first != next(name)
+}
+
+fn next(name: &CStr) -> *mut c_void {
+    // SAFETY: a terminated name.
+    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
+}
+
+/// `$symbol`: `$own`, unless the program replaces one of the operators that it is to go by way of.
+#[cfg(target_arch = "x86_64")]
+macro_rules! derived {
+    ($($module:ident: $symbol:ident $name:literal ($($argument:ident: $type:ty),*) $(-> $result:ty)?, [$($base:literal)+] => $own:path;)*) => {
+        $(
+            mod $module {
+                pub static FORWARD: crate::replaced::Forward = crate::replaced::Forward::new();
+
+                pub extern "C" fn find() -> *mut core::ffi::c_void {
+                    FORWARD.find($name, &[$($base),+])
+                }
+            }
+
+            /// An operator that goes by way of another one, where that is replaced. Jumps only: whoever looks at the return address sees
+            /// the caller's, and exceptions pass.
+            ///
+            /// # Safety
+            /// Called as the C++ ABI says.
+            #[unsafe(no_mangle)]
+            #[unsafe(naked)]
+            pub unsafe extern "C" fn $symbol($($argument: $type),*) $(-> $result)? {
+                core::arch::naked_asm!(
+                    ".cfi_startproc",
+                    "cmp qword ptr [rip + {forward}], 0",
+                    "jne 2f",
+                    "jmp {own}",
+                    "2:",
+                    "push rdi",
+                    ".cfi_adjust_cfa_offset 8",
+                    "push rsi",
+                    ".cfi_adjust_cfa_offset 8",
+                    "push rdx",
+                    ".cfi_adjust_cfa_offset 8",
+                    "call {find}",
+                    "pop rdx",
+                    ".cfi_adjust_cfa_offset -8",
+                    "pop rsi",
+                    ".cfi_adjust_cfa_offset -8",
+                    "pop rdi",
+                    ".cfi_adjust_cfa_offset -8",
+                    "test rax, rax",
+                    "jz 3f",
+                    "jmp rax",
+                    "3:",
+                    "jmp {own}",
+                    ".cfi_endproc",
+                    forward = sym $module::FORWARD,
+                    find = sym $module::find,
+                    own = sym $own,
+                )
+            }
+        )*
+    };
+}
+
+/// The same as a call.
+#[cfg(not(target_arch = "x86_64"))]
+macro_rules! derived {
+    ($($module:ident: $symbol:ident $name:literal ($($argument:ident: $type:ty),*) $(-> $result:ty)?, [$($base:literal)+] => $own:path;)*) => {
+        $(
+            /// An operator that goes by way of another one, where that is replaced.
+            ///
+            /// # Safety
+            /// Called as the C++ ABI says.
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C" fn $symbol($($argument: $type),*) $(-> $result)? {
+                static FORWARD: crate::replaced::Forward = crate::replaced::Forward::new();
+                let forward = FORWARD.find($name, &[$($base),+]);
+                if forward.is_null() {
+                    return $own($($argument),*);
+                }
+                // SAFETY: the C++ runtime's function of this name, which has these arguments.
+                unsafe {
+                    core::mem::transmute::<*mut c_void, extern "C" fn($($type),*) $(-> $result)?>(forward)($($argument),*)
+                }
+            }
+        )*
+    };
+}
+
+pub(crate) use derived;
