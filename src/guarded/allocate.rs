@@ -17,11 +17,14 @@ const FETCHED: usize = 512;
 impl Guarded {
     /// The alignment that a chunk gets. Where none is asked for, the type that it is for is not known, but its size is a
     /// multiple of its alignment: so a chunk can end right at the guard page unless its size was put together.
-    fn alignment(&self, size: usize, align_log2: u32, origin: Origin) -> usize {
+    pub(super) fn alignment(&self, size: usize, align_log2: u32, origin: Origin) -> usize {
         let asked = 1_usize << align_log2;
         let natural = (1 << size.trailing_zeros().min(MIN_ALIGN.ilog2())).max(self.least_align);
         match origin {
-            Origin::Malloc | Origin::New | Origin::NewArray => natural,
+            Origin::Malloc => natural,
+            // Clang counts on `__STDCPP_DEFAULT_NEW_ALIGNMENT__`, and clears new memory by instructions that fault elsewhere.
+            Origin::New | Origin::NewArray if self.least_align > 1 && size >= MIN_ALIGN => MIN_ALIGN,
+            Origin::New | Origin::NewArray => natural,
             // A C program that asks for less than malloc gives may rely on what malloc gives.
             Origin::Memalign | Origin::AlignedNew | Origin::AlignedNewArray => asked.max(natural),
             Origin::Rust => asked,

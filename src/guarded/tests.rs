@@ -292,6 +292,35 @@ fn what_alignment_leaves_behind_a_long_chunk_is_canary_and_no_part_of_it() {
     }
 }
 
+/// A chunk of `malloc` holds whole objects of one type; clang, which knows that `new` aligns to 16, counts on it.
+#[test]
+fn a_chunk_is_aligned_as_its_size_and_those_who_compiled_the_program_say() {
+    for (least, size, of_malloc, of_new) in [
+        (4, 52, 4, 16),
+        (4, 24, 8, 16),
+        (4, 48, 16, 16),
+        (4, 15, 4, 4),
+        (1, 53, 1, 1),
+        (16, 52, 16, 16),
+        (16, 5, 16, 16),
+    ] {
+        let mut pool = Pool::new(16);
+        pool.guarded.least_align = least;
+        // How far all of eight are aligned, those that start with their page too.
+        let mut aligned = |origin| {
+            let chunks = [(); 8].map(|()| pool.allocate_for(size, 4, origin, called_from(1)).expect("a slot"));
+            1 << chunks.into_iter().fold(0, |bits, chunk| bits | chunk).trailing_zeros().min(4)
+        };
+        assert!(aligned(Origin::Malloc) >= of_malloc, "malloc({size})");
+        assert!(aligned(Origin::New) >= of_new, "new of {size} bytes");
+        let precise = |origin| pool.guarded.alignment(size, 4, origin);
+        assert_eq!(
+            (precise(Origin::Malloc), precise(Origin::New), precise(Origin::NewArray)),
+            (of_malloc, of_new, of_new)
+        );
+    }
+}
+
 /// With so many that each part of the table takes several pages.
 #[test]
 fn slots_by_the_hundred_each_have_their_own_entry_and_traces() {

@@ -319,7 +319,12 @@ pub static TABLE: &[Specification] = &[
     number!(max_alloc_mb, u32, 0..=67_108_864, "MiB that one allocation may have; 0 is no limit"),
     number!(sample_rate, u32, 0..=1_000_000_000, "one allocation in so many gets pages of its own, guarded; 0 is none"),
     number!(guarded_slots, u32, 0..=8192, "guarded chunks that there may be at a time"),
-    number!(guarded_align, u8, 1..=16, "least alignment of guarded chunks from malloc and new: 1, 2, 4, 8 or 16"),
+    number!(
+        guarded_align,
+        u8,
+        1..=16,
+        "least alignment of guarded chunks from malloc: 1, 2, 4, 8 or 16; those of 16 bytes and more from new have 16 but for 1"
+    ),
     switch!(leak_report, "at exit, list guarded chunks that are still live, by the calls that allocated them"),
     switch!(fill_pattern, "fill new chunks with 0xaa instead of zeroes"),
     number!(
