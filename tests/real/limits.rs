@@ -120,6 +120,14 @@ fn large_chunks_end_with_enomem_where_address_space_ends() {
     }
 }
 
+/// What was freed is inaccessible for a while, but only the addresses of the chunks themselves are held for that.
+#[test]
+fn address_space_that_a_freed_chunk_had_around_it_can_be_had_again() {
+    for profile in PROFILES {
+        real::keeps_the_limit("c/limit_held.c", &[], profile, |command| limit(command, Resource::AddressSpace, 4096));
+    }
+}
+
 #[test]
 fn small_chunks_end_with_enomem_where_data_ends() {
     malloc_refuses_at(Resource::Data, 256, 64);
