@@ -258,7 +258,9 @@ impl Core {
     ) -> Result<usize, Failure> {
         if size == 0 {
             self.refresh_randomness(cache);
-            return Ok(self.zero_sized.lock().take(&self.arena, &mut cache.random, origin)?);
+            let taken = self.zero_sized.lock().take(&self.arena, &mut cache.random, origin);
+            // Where a small arena (`ulimit -v`) has no address left: the start of a guard, as over-aligned ones have.
+            return taken.or_else(|OutOfMemory| self.allocate_large(cache, 0, align_log2, origin, self.contents()));
         }
         if let Some(class) = ClassId::for_size(size)
             && self.arena.fits(class)

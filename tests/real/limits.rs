@@ -129,6 +129,17 @@ fn address_space_that_a_freed_chunk_had_around_it_can_be_had_again() {
 }
 
 #[test]
+fn hundreds_of_thousands_of_chunks_of_no_bytes_can_be_live_in_little_address_space() {
+    for profile in PROFILES {
+        for (megabytes, count) in [(4096, 400_000), (512, 200_000)] {
+            real::keeps_the_limit("c/limit_zero_sized.c", &[count.to_string()], profile, |command| {
+                limit(command, Resource::AddressSpace, megabytes)
+            });
+        }
+    }
+}
+
+#[test]
 fn small_chunks_end_with_enomem_where_data_ends() {
     malloc_refuses_at(Resource::Data, 256, 64);
     malloc_refuses_at(Resource::Data, 256, 5000);

@@ -4,7 +4,8 @@ use super::super::private::{AllocateError, Heap};
 use crate::chunk::checksum;
 use crate::options::Options;
 use crate::os::mapping;
-use crate::size_class::SMALL_MAX;
+use crate::random::Random;
+use crate::size_class::{ClassId, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Kind, Violation};
 use core::alloc::Layout;
@@ -173,6 +174,26 @@ fn under_a_limit_over_aligned_chunks_are_refused_when_neither_slot_nor_mapping_i
     assert!(count > 500, "{count}");
     assert_eq!(aligned(1000), Err(AllocateError::OutOfMemory));
     assert_eq!(heap.check(), Ok(()));
+}
+
+/// As in a small arena, whose regions other classes have.
+#[test]
+fn chunks_of_no_bytes_have_mappings_of_their_own_where_no_region_is_left() {
+    let heap = heap(Options::DEFAULT);
+    let mut random = Random::from_number(3);
+    while heap.core().arena.open_region(ClassId::new(0), &mut random).is_ok() {}
+    let chunks = [(); 3].map(|()| allocate(&heap, 0));
+    for chunk in chunks {
+        let address = chunk.addr().get();
+        assert!(
+            address.is_multiple_of(16) && !mapping::is_accessible(address) && !mapping::is_accessible(address + 4000)
+        );
+        free(&heap, chunk, 0);
+        // SAFETY: the attack.
+        let again = unsafe { heap.deallocate(chunk, layout(0)) }.expect_err("a second free");
+        assert_eq!(again.kind, Kind::Freed);
+    }
+    assert_ne!(chunks[0], chunks[1]);
 }
 
 #[test]
