@@ -202,7 +202,7 @@ impl Core {
         let (random, bin) = cache.random_and_bin(class);
         let mut taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.preferred, batch);
         // What is not small may yet have a mapping of its own, and room is made when that is refused.
-        if taken.is_err() && class.capacity() < PAGE && self.make_room_for(class) {
+        if taken.is_err() && class.capacity() < PAGE && !self.lacks_region(class) && self.make_room_for(class) {
             taken = self.class(class).lock().take(self.ground(), mark, random, &mut bin.preferred, batch);
         }
         let taken = taken?;
@@ -215,6 +215,47 @@ impl Core {
             bin.ready.push(slot);
         }
         Ok(first)
+    }
+
+    /// Whether a class can't have slots for want of a region, however much memory there is.
+    #[cold]
+    fn lacks_region(&self, class: ClassId) -> bool {
+        self.arena.is_full() && !self.class(class).lock().has_room(&self.arena)
+    }
+
+    /// A chunk that its class has no slot for. A small arena (`ulimit -v`) may have run out of regions while there is memory for
+    /// mappings, and while other classes have slots.
+    ///
+    /// Of the latter only those will do whose slack may be long: what the fast paths know of the fine classes is that it is not.
+    #[cold]
+    #[inline(never)]
+    fn allocate_elsewhere<P: Protections>(
+        &self,
+        cache: &mut ThreadCache,
+        size: usize,
+        align_log2: u32,
+        origin: Origin,
+    ) -> Result<usize, Failure> {
+        /// What a mapping of its own takes for the smallest chunk, and so the longest slot that is better.
+        const MAPPING: usize = 4 * PAGE;
+        if size < PAGE {
+            // Otherwise it is memory that was refused, and more of it would be for a chunk with a page of its own.
+            if !self.arena.is_full() {
+                return Err(Failure::OutOfMemory);
+            }
+            let longer = |class: &ClassId| class.capacity() > FINE_MAX.max(size) && class.stride() <= MAPPING;
+            for class in ClassId::all().filter(longer) {
+                if !self.class(class).lock().has_room(&self.arena) {
+                    continue;
+                }
+                let fields = Fields::allocated(size, align_log2, origin);
+                match self.allocate_in_class::<P>(cache, class, size, fields) {
+                    Err(Failure::OutOfMemory) => {}
+                    outcome => return outcome,
+                }
+            }
+        }
+        self.allocate_large(cache, size, align_log2, origin, self.contents())
     }
 
     /// Gives back what other classes and the secondary hold and do not need, because the system or the budget refuses a
@@ -258,15 +299,16 @@ impl Core {
     ) -> Result<usize, Failure> {
         if size == 0 {
             self.refresh_randomness(cache);
-            return Ok(self.zero_sized.lock().take(&self.arena, &mut cache.random, origin)?);
+            let taken = self.zero_sized.lock().take(&self.arena, &mut cache.random, origin);
+            // Where a small arena (`ulimit -v`) has no address left: the start of a guard, as over-aligned ones have.
+            return taken.or_else(|OutOfMemory| self.allocate_large(cache, 0, align_log2, origin, self.contents()));
         }
         if let Some(class) = ClassId::for_size(size)
             && self.arena.fits(class)
         {
             let fields = Fields::allocated(size, align_log2, origin);
             match self.allocate_in_class::<P>(cache, class, size, fields) {
-                // A small arena (`ulimit -v`) may have run out of regions while there is memory for mappings.
-                Err(Failure::OutOfMemory) if size >= PAGE => {}
+                Err(Failure::OutOfMemory) => return self.allocate_elsewhere::<P>(cache, size, align_log2, origin),
                 outcome => return outcome,
             }
         }
@@ -398,7 +440,10 @@ impl Core {
                 return self.allocate_unusual::<P>(cache, size, align_log2, origin);
             }
             let class = ClassId::for_fine_size(size);
-            return self.allocate_in_class::<P>(cache, class, size, Fields::allocated(size, align_log2, origin));
+            return match self.allocate_in_class::<P>(cache, class, size, Fields::allocated(size, align_log2, origin)) {
+                Err(Failure::OutOfMemory) => self.allocate_elsewhere::<P>(cache, size, align_log2, origin),
+                outcome => outcome,
+            };
         }
         if size == 0 {
             // A mapping of its own, whose chunk is the start of the guard behind it: inaccessible, like all of no bytes.

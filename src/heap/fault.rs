@@ -168,7 +168,7 @@ impl Core {
             if region.class() == ZERO_SIZED && region.slots() != 0 {
                 let detail = "the access lies among chunks of no bytes";
                 let chunk = address & !(MIN_ALIGN - 1);
-                let origin = match self.zero_sized.try_lock()?.find(region, chunk) {
+                let origin = match self.zero_sized.try_lock()?.find(&self.arena, region, chunk) {
                     zero_sized::Found::Live(origin) => Some(origin),
                     zero_sized::Found::Freed | zero_sized::Found::Nothing => None,
                 };

@@ -154,7 +154,7 @@ impl Core {
                 }
                 self.quarantine(cache, class, OwnedSlot::new(start, slot.state))
             }
-            Located::ZeroSized(region, _) if self.zero_sized.lock().give_back(region, chunk) => Ok(()),
+            Located::ZeroSized(region, _) if self.zero_sized.lock().give_back(&self.arena, region, chunk) => Ok(()),
             Located::Large(_) if self.release_large(chunk) => Ok(()),
             // Another thread has given it back since it was found.
             Located::ZeroSized(..) | Located::Large(_) | Located::Guarded(_) => Err(not_owned(chunk, Operation::Free)),

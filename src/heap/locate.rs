@@ -141,7 +141,7 @@ impl Core {
         chunk: usize,
         operation: Operation,
     ) -> Result<Located<'a>, Violation> {
-        match self.zero_sized.lock().find(region, chunk) {
+        match self.zero_sized.lock().find(&self.arena, region, chunk) {
             zero_sized::Found::Live(origin) => Ok(Located::ZeroSized(region, origin)),
             zero_sized::Found::Freed => {
                 Err(Violation::new(Kind::Freed, operation, chunk, "this zero-sized chunk was given back before")

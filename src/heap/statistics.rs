@@ -106,7 +106,7 @@ impl Core {
         self.collect_large(&mut stats, visited);
         (stats.guarded_chunks, stats.guarded_allocated, stats.guarded_active) = self.guarded.footprint();
         stats.metadata += self.guarded.table_bytes() + self.heap_profile.table_bytes();
-        stats.zero_sized = self.zero_sized.lock().live() as usize;
+        stats.zero_sized = self.zero_sized.lock().live();
         stats.committed = self.budget.used();
         stats.peak = self.budget.peak();
         stats.violations = self.violations();

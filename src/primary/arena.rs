@@ -15,8 +15,14 @@ use crate::size_class::{ClassId, MIN_ALIGN};
 /// The most regions that there are.
 pub(crate) const REGIONS: usize = 512;
 
-/// The smallest region, in bytes.
-const SMALLEST_REGION: usize = 1 << 20;
+/// Regions of a small arena: more than there are classes, each of which needs one of its own.
+const FEWEST_REGIONS: usize = 128;
+
+/// The smallest region, in bytes: room for a slab of chunks of less than a page, wherever it begins.
+const SMALLEST_REGION: usize = 256 << 10;
+
+/// The largest region of those that have no room to begin just anywhere in their first quarter.
+const SMALL_REGION: usize = 1 << 20;
 
 /// The smallest arena that a process-wide heap starts with, in bytes.
 const SMALLEST_ARENA: usize = 32 << 20;
@@ -58,7 +64,7 @@ impl Arena {
     }
 
     fn try_reserve(&mut self, bytes: usize, random: &mut Random) -> Result<(), OutOfMemory> {
-        let region_bytes = (bytes / REGIONS).max(SMALLEST_REGION);
+        let region_bytes = (bytes / FEWEST_REGIONS).clamp(SMALLEST_REGION, SMALL_REGION).max(bytes / REGIONS);
         let tables_bytes = Layout::of(region_bytes).total() * (bytes / region_bytes) + PAGE;
         let base = reserve_somewhere(bytes, random)?;
         let tables = match reserve_somewhere(tables_bytes, random) {
@@ -130,9 +136,16 @@ impl Arena {
         1 << self.region_shift
     }
 
-    /// Whether regions are large enough for slabs of this class.
+    /// Whether regions are large enough for slabs of this class: for two, because a mapping is as good as a slot of a page or more;
+    /// but for small chunks the smallest region is, if only for one.
     pub(crate) const fn fits(&self, class: ClassId) -> bool {
-        (class.stride() << slots_log2(class)) * 2 + 8 * PAGE <= self.region_bytes()
+        let slabs = if class.capacity() < PAGE { 1 } else { 2 };
+        (class.stride() << slots_log2(class)) * slabs + 8 * PAGE <= self.region_bytes()
+    }
+
+    /// Whether no region is left.
+    pub(crate) fn is_full(&self) -> bool {
+        *self.used.lock() == self.bytes >> self.region_shift
     }
 
     /// Opens an unused region, chosen at random, for a class; returns its number.
@@ -161,7 +174,7 @@ impl Arena {
         let stride = class.map_or(MIN_ALIGN, ClassId::stride);
         let (pages, steps) = if self.randomize {
             let spread = (region_bytes / 4 / PAGE).min(1 << 20) as u32;
-            let spread = if region_bytes == SMALLEST_REGION { 4 } else { spread };
+            let spread = if region_bytes <= SMALL_REGION { 4 } else { spread };
             (random.below(spread) as usize, random.below((PAGE / MIN_ALIGN) as u32) as usize)
         } else {
             (0, 1)
@@ -229,7 +242,7 @@ pub(crate) fn random_place(random: &mut Random) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{Arena, random_place, reserve_somewhere};
+    use super::{Arena, SMALLEST_ARENA, random_place, reserve_somewhere};
     use crate::os::environment;
     use crate::os::mapping::{self, PAGE, page_floor};
     use crate::primary::region::SlotIndex;
@@ -245,8 +258,8 @@ mod tests {
         arena
     }
 
-    /// With 1 MiB, 16 MiB and 2 GiB for a region.
-    const SIZES: [usize; 3] = [512 << 20, 8 << 30, 1 << 40];
+    /// With 256 KiB, 512 KiB, 1 MiB, 16 MiB and 2 GiB for a region.
+    const SIZES: [usize; 5] = [32 << 20, 64 << 20, 512 << 20, 8 << 30, 1 << 40];
 
     #[test]
     fn tables_hold_an_entry_for_every_slot_and_have_a_guard_page_between_them() {
@@ -279,8 +292,8 @@ mod tests {
             }
             let &(last, length) = tables.last().expect("tables");
             assert!(last + length + PAGE <= arena.tables + arena.tables_bytes);
-            // All that is a tenth of the slots, and not much more.
-            assert!(arena.tables_bytes < bytes / 8);
+            // All that is a tenth of the slots, and not much more; guards are much of it where regions are small.
+            assert!(arena.tables_bytes < bytes / if bytes < 512 << 20 { 6 } else { 8 });
             arena.unmap();
         }
     }
@@ -302,19 +315,42 @@ mod tests {
         }
     }
 
-    /// Where two slabs do not fit a class has mappings of its own instead.
+    /// Under `ulimit -v` no size is refused because others came first.
     #[test]
-    fn classes_that_fit_have_room_for_two_slabs_wherever_a_region_begins() {
+    fn every_class_that_fits_has_a_region_in_an_arena_of_any_size_and_some_are_left() {
+        let mut random = Random::from_number(3);
+        for bytes in (SMALLEST_ARENA.ilog2()..40).map(|log| 1 << log) {
+            let arena = arena(bytes, &mut random);
+            for class in ClassId::all().filter(|class| class.capacity() < PAGE || arena.fits(*class)) {
+                assert!(arena.fits(class), "{bytes:#x} {class:?}");
+                assert!(arena.open_region(Some(class), &mut random).is_ok(), "{bytes:#x} {class:?}");
+            }
+            let mut left = 0;
+            while !arena.is_full() {
+                assert!(arena.open_region(ClassId::new(0), &mut random).is_ok());
+                left += 1;
+            }
+            assert!(left >= 32, "{left} regions are left of {bytes:#x} bytes");
+            assert!(arena.open_region(ClassId::new(0), &mut random).is_err());
+            arena.unmap();
+        }
+    }
+
+    /// Where two slabs do not fit a class has mappings of its own instead, unless its chunks are so small that one will do.
+    #[test]
+    fn classes_that_fit_have_room_for_two_slabs_or_small_ones_for_one_wherever_a_region_begins() {
         let mut random = Random::from_number(3);
         for bytes in SIZES {
             let arena = arena(bytes, &mut random);
             for class in ClassId::all() {
                 let two_slabs = class.stride() << slots_log2(class) << 1;
-                assert_eq!(arena.fits(class), two_slabs + (32 << 10) <= arena.region_bytes());
+                let two_fit = two_slabs + (32 << 10) <= arena.region_bytes();
+                assert_eq!(arena.fits(class), two_fit || class.capacity() < PAGE);
                 if arena.fits(class) {
-                    for _ in 0..4 {
+                    for _ in 0..if bytes < 512 << 20 { 1 } else { 4 } {
                         let number = arena.open_region(Some(class), &mut random).expect("a region is left");
-                        assert!(arena.region(number).slots() >= 2 << slots_log2(class), "{bytes:#x} {class:?}");
+                        let slots = if two_fit { 2 } else { 1 } << slots_log2(class);
+                        assert!(arena.region(number).slots() >= slots, "{bytes:#x} {class:?}");
                     }
                 }
             }

@@ -152,6 +152,12 @@ impl Class {
         1 << slots_log2(self.id)
     }
 
+    /// Whether it can have slots without another region.
+    pub(crate) fn has_room(&self, arena: &Arena) -> bool {
+        let grows = |number| self.next_slab < arena.region(number).slots() >> slots_log2(self.id);
+        self.free_slots > 0 || self.released.oldest().is_some() || self.region.is_some_and(grows)
+    }
+
     /// Words of free bits of a slab.
     fn words(&self) -> u32 {
         self.slots().div_ceil(64)

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn tables_have_room_for_the_most_slots_and_slabs_that_a_region_could_have_and_little_more() {
         const START: usize = 0x40_0000;
-        for region_bytes in [1 << 20, 16 << 20, 2 << 30, 16 << 30_usize] {
+        for region_bytes in [256 << 10, 512 << 10, 1 << 20, 16 << 20, 2 << 30, 16 << 30_usize] {
             let (slots, slabs) = (region_bytes / 16, region_bytes >> 16);
             let layout = Layout::of(region_bytes);
             let tables = layout.at(START);

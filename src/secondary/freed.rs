@@ -2,7 +2,7 @@
 //! not at all, or its memory goes back to the system and its addresses wait in quarantine.
 
 use super::address_quarantine::AddressQuarantine;
-use super::layout::{FRONT, is_mostly_resident, relocate};
+use super::layout::{FRONT, cut_room, is_mostly_resident, relocate, unmap_around, without_surplus};
 use super::mapping_cache::{self, MappingCache};
 use super::table::Entry;
 use super::{Ground, Secondary};
@@ -53,11 +53,12 @@ impl Secondary {
             return None;
         }
         entry.data_bytes = needed;
+        cut_room(&mut entry);
         if entry.data_start == old.data_start {
             self.state.lock().table.remove(old.chunk);
         } else if old.unknown {
             self.state.lock().table.remove(old.chunk);
-            unmap_around(&old);
+            unmap_around(&old, old.data_start, old.data_end());
         } else {
             self.quarantine_addresses(&old);
         }
@@ -106,7 +107,9 @@ impl Secondary {
     /// Moves the pages of a freed chunk to an address that nobody knows, and keeps them there: its own addresses become
     /// inaccessible, and the memory is not faulted in anew. Three system calls, a tenth of what the faults cost.
     fn keep_elsewhere(&self, ground: Ground<'_>, entry: &Entry) {
-        let mut moved = Entry { live: false, unknown: true, ..*entry };
+        // The next chunk in it is aligned within its pages: to place these as an over-aligned chunk would take its alignment in room.
+        let align_log2 = entry.align_log2.min(PAGE.ilog2() as u8);
+        let mut moved = Entry { live: false, unknown: true, align_log2, ..*entry };
         if relocate(&mut moved, |bytes| self.reserve(bytes), entry.data_bytes, entry.data_bytes).is_err() {
             return self.retire(ground, entry);
         }
@@ -140,7 +143,9 @@ impl Secondary {
             return;
         }
         ground.budget.refund(entry.data_bytes);
-        let displaced = self.state.lock().enqueue(entry.chunk, entry.size);
+        let held = without_surplus(entry);
+        let displaced = self.state.lock().enqueue(&held);
+        unmap_around(entry, held.map_start, held.map_end());
         self.let_go(displaced);
     }
 
@@ -151,8 +156,10 @@ impl Secondary {
             Ok(start) if start == old.data_start => {
                 let mut state = self.state.lock();
                 if state.table.get(old.chunk).is_some() || state.table.insert(Entry { live: false, ..*old }).is_ok() {
-                    let displaced = state.enqueue(old.chunk, old.size);
+                    let held = without_surplus(old);
+                    let displaced = state.enqueue(&held);
                     drop(state);
+                    unmap_around(old, held.map_start, held.map_end());
                     return self.let_go(displaced);
                 }
                 drop(state);
@@ -167,7 +174,7 @@ impl Secondary {
                 state.table.remove(old.chunk);
             }
         }
-        unmap_around(old);
+        unmap_around(old, old.data_start, old.data_end());
     }
 
     /// Unmaps what had to leave the queue, and what is due.
@@ -224,12 +231,12 @@ impl Secondary {
     /// When there was nothing to give back.
     ///
     /// The address quarantine only goes where that can help: not for a request beyond the budget, nor for one larger
-    /// than what is in it; otherwise whoever may ask for absurd sizes could empty it at will.
+    /// than the address space that it holds; otherwise whoever may ask for absurd sizes could empty it at will.
     #[cold]
     pub(crate) fn make_room(&self, ground: Ground<'_>, size: usize) -> Result<(), OutOfMemory> {
         let (kept, quarantined) = {
             let state = self.state.lock();
-            (!state.cache.is_empty(), state.quarantine.bytes())
+            (!state.cache.is_empty(), state.quarantine.held())
         };
         self.drop_kept(ground, MappingCache::take_any);
         if size <= quarantined && ground.budget.allows(size) {
@@ -239,10 +246,4 @@ impl Secondary {
         }
         Ok(())
     }
-}
-
-/// Gives back the address space around pages that have moved away.
-fn unmap_around(old: &Entry) {
-    mapping::unmap(old.map_start, old.data_start - old.map_start);
-    mapping::unmap(old.data_end(), old.map_end() - old.data_end());
 }

@@ -20,6 +20,41 @@ pub(super) fn is_mostly_resident(entry: &Entry) -> bool {
     mapping::resident(entry.data_start, entry.data_bytes) >= entry.data_bytes / 4 * 3
 }
 
+/// Address space around a chunk that is not worth a system call to give back, in bytes.
+const SPARE: usize = 256 << 10;
+
+/// An entry whose mapping has no more around the chunk than guards, if there was more than the chunk is long: what a chunk had before
+/// it shrank, or needed so as to be aligned. The chunk itself and a page on each side stay, so that nothing else comes to lie
+/// where a pointer to it leads.
+pub(super) fn without_surplus(entry: &Entry) -> Entry {
+    if entry.map_bytes - entry.data_bytes <= entry.data_bytes + SPARE {
+        return *entry;
+    }
+    let map_start = entry.map_start.max(entry.data_start - PAGE);
+    let map_end = entry.map_end().min(entry.data_end() + PAGE);
+    Entry { map_start, map_bytes: map_end - map_start, ..*entry }
+}
+
+/// Gives back the address space that `before` had around the mapping from `start` to `end`.
+pub(super) fn unmap_around(before: &Entry, start: usize, end: usize) {
+    if before.map_start < start {
+        mapping::unmap(before.map_start, start - before.map_start);
+    }
+    if end < before.map_end() {
+        mapping::unmap(end, before.map_end() - end);
+    }
+}
+
+/// Gives back most of the room behind a chunk that has shrunk to less than a quarter of what it has reserved: half of what it has now
+/// is left to grow into.
+pub(super) fn cut_room(entry: &mut Entry) {
+    let end = entry.data_end() + page_ceil(entry.data_bytes / 2) + PAGE;
+    if entry.map_bytes / 4 > entry.data_bytes && end + SPARE < entry.map_end() {
+        mapping::unmap(end, entry.map_end() - end);
+        entry.map_bytes = end - entry.map_start;
+    }
+}
+
 pub(super) fn header_of(seal: &Seal, entry: &Entry) -> Header {
     let fields = Fields::allocated(entry.size, u32::from(entry.align_log2.min(15)), entry.origin);
     Header::seal(fields, seal.checksum(entry.chunk, fields.0))

@@ -77,9 +77,13 @@ impl State {
         self.table.get(displaced).copied()
     }
 
-    /// Queues the addresses of a freed chunk; returns the entry that has to leave for it, if the queue is full.
-    fn enqueue(&mut self, chunk: usize, size: usize) -> Option<Entry> {
-        let displaced = self.quarantine.push(chunk, size)?;
+    /// Queues the addresses of a freed chunk that is in the table, and has it own no more than it has as this entry; returns the entry
+    /// that has to leave for it, if the queue is full.
+    fn enqueue(&mut self, entry: &Entry) -> Option<Entry> {
+        if let Some(known) = self.table.get(entry.chunk) {
+            (known.map_start, known.map_bytes) = (entry.map_start, entry.map_bytes);
+        }
+        let displaced = self.quarantine.push(entry.chunk, entry.size, entry.map_bytes)?;
         self.table.remove(displaced)
     }
 }
@@ -153,7 +157,7 @@ impl From<OutOfMemory> for NotResized {
 }
 
 impl Secondary {
-    /// Sets up a secondary in zeroed memory, which is a valid one that knows no chunk. The 16 KiB of the queue
+    /// Sets up a secondary in zeroed memory, which is a valid one that knows no chunk. The 24 KiB of the queue
     /// are not written, so that they take memory only as they are used.
     pub(crate) fn init(&mut self, options: &Options, random: Random) {
         self.ration_large = options.ration_large;
@@ -247,8 +251,10 @@ impl Secondary {
     /// Takes a live chunk out of everybody's hands while its pages are moved, so that another thread that gives it back
     /// meanwhile is told so. `false` when one was faster.
     fn hold(&self, entry: &Entry) -> bool {
+        let found = (entry.size, entry.map_start, entry.map_bytes);
         match self.state.lock().table.get(entry.chunk) {
-            Some(known) if known.size == entry.size && known.map_start == entry.map_start => {
+            // Also the length: what another thread has cut off since may be somebody else's by now.
+            Some(known) if (known.size, known.map_start, known.map_bytes) == found => {
                 core::mem::replace(&mut known.live, false)
             }
             _ => false,

@@ -1,6 +1,6 @@
 //! Making a large chunk longer or shorter: in place, or by moving its pages, never by copying them.
 
-use super::layout::{HUGE, advise_huge, dress, relocate};
+use super::layout::{HUGE, advise_huge, cut_room, dress, relocate};
 use super::table::Entry;
 use super::{Ground, NotResized, Secondary};
 use crate::chunk::header::Origin;
@@ -56,6 +56,7 @@ impl Secondary {
             if mapping::withdraw(end, cut).or_else(|_| mapping::discard(end, cut)).is_ok() {
                 ground.budget.refund(cut);
                 changed.data_bytes = needed;
+                cut_room(&mut changed);
             }
         } else if needed > entry.data_bytes {
             let more = needed - entry.data_bytes;

@@ -8,6 +8,8 @@ use crate::control_group::ControlGroup;
 use crate::real;
 
 const LIMITS_MB: [u64; 5] = [256, 300, 512, 1024, 4096];
+/// A program of some ten megabytes has little more than that to itself.
+const LEAST_MB: [u64; 2] = [100, 200];
 const PROFILES: [&str; 3] = ["profile=default", "profile=strict", "profile=fast"];
 
 #[derive(Clone, Copy)]
@@ -93,15 +95,48 @@ fn malloc_refuses_at(resource: Resource, megabytes: u64, size: usize) {
 
 #[test]
 fn python_works_in_little_address_space() {
-    for megabytes in LIMITS_MB {
+    for megabytes in LEAST_MB.into_iter().chain(LIMITS_MB) {
         python_works_within(megabytes);
     }
 }
 
 #[test]
 fn sqlite_works_in_little_address_space() {
-    for megabytes in LIMITS_MB {
+    for megabytes in LEAST_MB.into_iter().chain(LIMITS_MB) {
         sqlite_works_within(megabytes);
+    }
+}
+
+/// It asks for chunks of nearly every size.
+#[test]
+fn a_compiler_works_in_little_address_space() {
+    if !real::installed(&["gcc"]) {
+        return;
+    }
+    let gcc = real::find("gcc").expect("just found");
+    for megabytes in LEAST_MB {
+        for profile in PROFILES {
+            let folder = real::folder();
+            let source = folder.path().join("hello.c");
+            fs::write(&source, "#include <stdio.h>\nint main(void) { return puts(\"hello\") < 0; }\n").expect("a file");
+            let mut command = real::command(&gcc, folder.path(), Some(profile));
+            command.args(["-O1", "-c", "hello.c", "-o", "hello.o"]);
+            let ended = real::to_the_end(limit(&mut command, Resource::AddressSpace, megabytes));
+            assert!(ended.status.success(), "{megabytes} MB, {profile}: {ended:?}");
+            assert!(folder.path().join("hello.o").exists());
+        }
+    }
+}
+
+/// Of every size there is one, though each size class has a region of its own.
+#[test]
+fn chunks_of_all_sizes_can_be_had_in_little_address_space() {
+    for megabytes in [64, 100, 200, 256] {
+        for profile in PROFILES {
+            real::keeps_the_limit("c/limit_sizes.c", &[], profile, |command| {
+                limit(command, Resource::AddressSpace, megabytes)
+            });
+        }
     }
 }
 
@@ -117,6 +152,25 @@ fn small_chunks_end_with_enomem_where_address_space_ends() {
 fn large_chunks_end_with_enomem_where_address_space_ends() {
     for megabytes in LIMITS_MB {
         malloc_refuses_at(Resource::AddressSpace, megabytes, 1 << 20);
+    }
+}
+
+/// What was freed is inaccessible for a while, but only the addresses of the chunks themselves are held for that.
+#[test]
+fn address_space_that_a_freed_chunk_had_around_it_can_be_had_again() {
+    for profile in PROFILES {
+        real::keeps_the_limit("c/limit_held.c", &[], profile, |command| limit(command, Resource::AddressSpace, 4096));
+    }
+}
+
+#[test]
+fn hundreds_of_thousands_of_chunks_of_no_bytes_can_be_live_in_little_address_space() {
+    for profile in PROFILES {
+        for (megabytes, count) in [(4096, 400_000), (512, 200_000)] {
+            real::keeps_the_limit("c/limit_zero_sized.c", &[count.to_string()], profile, |command| {
+                limit(command, Resource::AddressSpace, megabytes)
+            });
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use super::super::private::{AllocateError, Heap};
 use crate::chunk::checksum;
 use crate::options::Options;
 use crate::os::mapping;
-use crate::size_class::SMALL_MAX;
+use crate::random::Random;
+use crate::size_class::{ClassId, SMALL_MAX};
 use crate::thread_cache::ThreadCache;
 use crate::violation::{Kind, Violation};
 use core::alloc::Layout;
@@ -173,6 +174,101 @@ fn under_a_limit_over_aligned_chunks_are_refused_when_neither_slot_nor_mapping_i
     assert!(count > 500, "{count}");
     assert_eq!(aligned(1000), Err(AllocateError::OutOfMemory));
     assert_eq!(heap.check(), Ok(()));
+}
+
+/// Leaves no region to a class that has none yet, as in a small arena.
+fn take_all_regions(heap: &Heap) {
+    let mut random = Random::from_number(3);
+    while heap.core().arena.open_region(ClassId::new(0), &mut random).is_ok() {}
+}
+
+/// Which cost a program under `ulimit -v` all sizes that it asked for late.
+#[test]
+fn a_small_chunk_whose_class_has_no_region_has_a_slot_of_another_or_a_mapping() {
+    for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+        for others_have_slots in [true, false] {
+            let heap = heap(Options { release_interval_ms: 0, ..options });
+            let other = others_have_slots.then(|| allocate(&heap, 2000));
+            let large = allocate(&heap, 300_000);
+            free(&heap, large, 300_000);
+            let waiting = heap.stats().large_quarantined;
+            take_all_regions(&heap);
+            let mut chunks = Vec::new();
+            for size in (1..2000).step_by(7) {
+                let chunk = allocate(&heap, size);
+                let has_slot = heap.core().arena.region_of(chunk.addr().get()).is_some();
+                assert_eq!(has_slot, others_have_slots, "{size} bytes");
+                // SAFETY: a live chunk of so many bytes.
+                let bytes = unsafe { core::slice::from_raw_parts_mut(chunk.as_ptr(), size) };
+                assert!(bytes.iter().all(|&byte| byte == 0), "{size} bytes");
+                bytes.fill(size as u8);
+                chunks.push((chunk, size));
+            }
+            assert!(heap.stats().large_quarantined >= waiting, "memory was not what there was too little of");
+            assert_eq!(heap.check(), Ok(()));
+            for (number, (chunk, size)) in chunks.into_iter().enumerate() {
+                let mut chunk = chunk;
+                let mut size = size;
+                if number % 2 == 0 {
+                    for new in [size + 1, size / 2 + 1] {
+                        let kept = size.min(new);
+                        // SAFETY: a live chunk, whose old address is forgotten.
+                        chunk = unsafe { heap.reallocate(chunk, layout(size), new) }.expect("room");
+                        // SAFETY: it is live, and so long.
+                        let bytes = unsafe { core::slice::from_raw_parts(chunk.as_ptr(), kept) };
+                        assert!(
+                            bytes.iter().all(|&byte| byte == bytes[0]) && bytes[0] != 0 || kept == 0,
+                            "{size} bytes"
+                        );
+                        size = new;
+                    }
+                }
+                free(&heap, chunk, size);
+                // SAFETY: the attack.
+                let again = unsafe { heap.deallocate(chunk, layout(size)) }.expect_err("a second free");
+                assert_eq!(again.kind, Kind::Freed, "{size} bytes");
+            }
+            if let Some(other) = other {
+                free(&heap, other, 2000);
+            }
+            assert_eq!(heap.check(), Ok(()));
+        }
+    }
+}
+
+/// All of the slack is canary, though it is longer than that of the chunk's own class.
+#[test]
+fn an_overflow_of_a_small_chunk_in_a_slot_of_another_class_is_found() {
+    for offset in [0, 1, 15, 16, 100, 1000] {
+        let heap = heap(Options::DEFAULT);
+        allocate(&heap, 2000);
+        take_all_regions(&heap);
+        let chunk = allocate(&heap, 40);
+        // SAFETY: the attack; the byte lies in the slot.
+        unsafe { *chunk.as_ptr().add(40 + offset) ^= 0x10 };
+        // SAFETY: nobody uses it any more.
+        let found = unsafe { heap.deallocate(chunk, layout(40)) }.expect_err("an overflow");
+        assert_eq!((found.kind, found.offset), (Kind::Overflow, Some((40 + offset).cast_signed())));
+    }
+}
+
+/// As in a small arena, whose regions other classes have.
+#[test]
+fn chunks_of_no_bytes_have_mappings_of_their_own_where_no_region_is_left() {
+    let heap = heap(Options::DEFAULT);
+    take_all_regions(&heap);
+    let chunks = [(); 3].map(|()| allocate(&heap, 0));
+    for chunk in chunks {
+        let address = chunk.addr().get();
+        assert!(
+            address.is_multiple_of(16) && !mapping::is_accessible(address) && !mapping::is_accessible(address + 4000)
+        );
+        free(&heap, chunk, 0);
+        // SAFETY: the attack.
+        let again = unsafe { heap.deallocate(chunk, layout(0)) }.expect_err("a second free");
+        assert_eq!(again.kind, Kind::Freed);
+    }
+    assert_ne!(chunks[0], chunks[1]);
 }
 
 #[test]

@@ -281,6 +281,63 @@ fn room_is_only_made_where_something_is_held() {
     assert!(matches!(large.find(chunk), Found::Nothing));
 }
 
+fn is_mapped(address: usize) -> bool {
+    // SAFETY: a question to the kernel, which may be about any address.
+    unsafe { libc::msync(core::ptr::without_provenance_mut(address), PAGE, libc::MS_ASYNC) == 0 }
+}
+
+/// One that was longer once, or is aligned to much more than it is long, has far more address space than it needs.
+#[test]
+fn a_freed_chunk_holds_its_own_addresses_and_little_more() {
+    let shrunk = |large: &Large| {
+        let chunk = large.allocate(512 * MIB);
+        assert_eq!(large.resize(chunk, 300_000), Ok(chunk));
+        chunk
+    };
+    let aligned = |large: &Large| large.try_allocate(300_000, 29).expect("memory");
+    let empty = |large: &Large| large.try_allocate(0, 29).expect("memory");
+    for options in [NOTHING_KEPT, KEPT_FOR_EVER] {
+        for (size, make) in [(300_000, &shrunk as &dyn Fn(&Large) -> usize), (300_000, &aligned), (0, &empty)] {
+            let large = Large::new(options);
+            let chunk = make(&large);
+            let before = large.live(chunk);
+            assert!(large.release(chunk));
+            let Found::Freed(entry) = large.find(chunk) else { panic!("it is known as freed") };
+            assert!(entry.map_start < chunk && chunk + size < entry.map_end(), "{entry:?}");
+            assert!(
+                (entry.map_start..entry.map_end()).step_by(PAGE).all(|page| is_mapped(page) && !is_accessible(page))
+            );
+            let held = large.secondary.state.lock().quarantine.held();
+            assert!(held == entry.map_bytes && held < 1_000_000, "{held} bytes");
+            let gone = |from: usize, to: usize| (from..to).step_by(MIB).all(|page| !is_mapped(page));
+            assert!(gone(before.map_start, entry.map_start) && gone(entry.map_end(), before.map_end()), "{before:?}");
+            large.secondary.purge(large.ground());
+            let mut all = 0;
+            let visited: Result<(), core::convert::Infallible> = large.secondary.state.lock().table.for_each(|entry| {
+                all += entry.map_bytes;
+                Ok(())
+            });
+            assert!(visited == Ok(()) && all < 1_000_000, "{all} bytes are held in all");
+        }
+    }
+}
+
+/// Address space runs out long before the bytes of chunks that hold much more of it than they are long.
+#[test]
+fn room_is_made_where_the_address_space_in_quarantine_is_enough_though_its_chunks_are_not() {
+    let large = Large::new(NOTHING_KEPT);
+    for _ in 0..10 {
+        let chunk = large.try_allocate(16, 17).expect("memory");
+        assert!(large.release(chunk));
+    }
+    assert_eq!(large.quarantined(), 160);
+    assert_eq!(large.secondary.make_room(large.ground(), 20 * MIB), Err(OutOfMemory), "that would not help");
+    assert_eq!(large.quarantined(), 160);
+    assert_eq!(large.secondary.make_room(large.ground(), MIB), Ok(()));
+    let held = large.secondary.state.lock().quarantine.held();
+    assert_eq!((large.quarantined(), held), (0, 0));
+}
+
 /// Whoever may ask for absurd sizes can't empty the address quarantine.
 #[test]
 fn a_request_beyond_the_budget_does_not_empty_the_address_quarantine() {
@@ -320,8 +377,10 @@ fn what_has_to_leave_a_queue_that_is_full_is_unmapped() {
     let first = large.live(others[0]);
     for &chunk in others {
         let mut state = large.secondary.state.lock();
-        state.table.get(chunk).expect("it is known").live = false;
-        assert!(state.enqueue(chunk, 16).is_none());
+        let known = state.table.get(chunk).expect("it is known");
+        known.live = false;
+        let entry = *known;
+        assert!(state.enqueue(&entry).is_none());
     }
     assert!(large.is_known_as_freed(others[0]));
     assert!(large.release(last));

@@ -5,7 +5,7 @@ use super::super::{GivenBack, NotResized};
 use super::{Large, MIB, NOTHING_KEPT, bytes};
 use crate::chunk::header::Origin;
 use crate::options::Options;
-use crate::os::mapping::{PAGE, is_accessible, page_ceil};
+use crate::os::mapping::{self, PAGE, is_accessible, page_ceil};
 use crate::secondary::table::Entry;
 use crate::violation::{Kind, Operation};
 
@@ -92,11 +92,38 @@ fn a_chunk_that_is_held_can_not_be_given_back_or_resized() {
     assert!(held == Ok(()) && looked);
     assert_eq!(large.live(chunk).size, 300_000);
     // What was found before is not what is there now: another size, another mapping.
-    for stale in [Entry { size: 300_001, ..entry }, Entry { map_start: entry.map_start + PAGE, ..entry }] {
+    let longer = Entry { map_bytes: entry.map_bytes + PAGE, ..entry };
+    for stale in [Entry { size: 300_001, ..entry }, Entry { map_start: entry.map_start + PAGE, ..entry }, longer] {
         assert_eq!(large.secondary.while_held(&stale, || panic!("held")), Err(GivenBack));
     }
     assert!(large.release(chunk));
     assert_eq!(large.secondary.while_held(&entry, || panic!("held")), Err(GivenBack));
+}
+
+/// A program that reserves much, and learns then how little it needs, may do so often.
+#[test]
+fn a_live_chunk_that_shrinks_much_gives_most_of_its_address_space_back() {
+    let large = Large::new(Options::DEFAULT);
+    let chunk = large.allocate(512 * MIB);
+    bytes(chunk, 300_000).fill(7);
+    let before = large.live(chunk).map_end();
+    assert_eq!(large.resize(chunk, 200 * MIB), Ok(chunk));
+    assert_eq!(large.live(chunk).map_end(), before, "it may grow again");
+    assert_eq!(large.resize(chunk, 300_000), Ok(chunk));
+    let entry = large.live(chunk);
+    let room = entry.map_end() - entry.data_end();
+    assert!((entry.data_bytes / 2..entry.data_bytes).contains(&room), "{room} bytes to grow into");
+    assert!((entry.data_end()..entry.map_end()).step_by(PAGE).all(|page| !is_accessible(page)));
+    // What lies there now is not its own.
+    let other = mapping::reserve(entry.map_end(), PAGE).expect("address space");
+    assert_eq!(other, entry.map_end(), "it was given back");
+    mapping::commit(other, PAGE).expect("memory");
+    assert_eq!(large.resize(chunk, 400_000), Ok(chunk), "in place");
+    let moved = large.resize(chunk, 2 * MIB).expect("memory");
+    assert!(moved != chunk && bytes(moved, 300_000).iter().all(|&byte| byte == 7));
+    assert!(bytes(moved, 2 * MIB)[300_000..].iter().all(|&byte| byte == 0));
+    assert!(is_accessible(other) && large.is_known_as_freed(chunk));
+    mapping::unmap(other, PAGE);
 }
 
 #[test]
