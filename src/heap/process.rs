@@ -18,7 +18,7 @@ use crate::primary::region::OwnedSlot;
 use crate::protections::{DefaultProfile, Protections, Set, with_mixture, with_set};
 use crate::report;
 use crate::size_class::{FINE_MAX, SMALL_MAX};
-use crate::stats::Stats;
+use crate::stats::{ClassStats, Stats, Totals};
 use crate::thread_cache::{ASK, ThreadCache};
 use crate::trace;
 use crate::violation::{Operation, Violation};
@@ -285,9 +285,19 @@ pub(crate) fn stats() -> Stats {
     heap(&Options::DEFAULT).stats()
 }
 
+/// The same without the classes, each of which `visit` sees in its turn.
+pub(crate) fn totals(visit: impl FnMut(&ClassStats)) -> Totals {
+    heap(&Options::DEFAULT).totals(visit)
+}
+
 /// Verifies everything and counts what the heap holds exactly.
 pub(crate) fn check_stats() -> Result<Stats, Violation> {
     with_slow_cache(&Options::DEFAULT, |core, cache| core.check_stats(cache.mark))
+}
+
+/// The same without the classes.
+pub(crate) fn check_totals() -> Result<Totals, Violation> {
+    with_slow_cache(&Options::DEFAULT, |core, cache| core.check_totals(cache.mark, |_| ()))
 }
 
 /// Gives free memory back to the system.
