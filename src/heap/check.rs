@@ -62,7 +62,7 @@ impl Core {
         Ok(())
     }
 
-    /// Gives all free memory back to the system: the cache's own, empty slabs, kept mappings.
+    /// Gives all free memory back to the system: the cache's own, empty slabs, kept mappings, the caches of threads that have ended.
     pub(crate) fn purge(&self, cache: &mut ThreadCache) -> Result<(), Violation> {
         self.flush(cache)?;
         self.flush_left()?;
@@ -71,6 +71,7 @@ impl Core {
         }
         self.secondary.purge(self.large_ground());
         self.guarded.purge();
+        self.strip_left(usize::MAX, u32::MAX);
         Ok(())
     }
 }
