@@ -481,15 +481,17 @@ pub fn check_heap() {
     }
 }
 
-/// Gives free memory back to the system.
+/// Gives free memory back to the system; `false` when there was none. What `malloc_trim` returns.
 ///
 /// ```
 /// use testudo::c_api;
 ///
+/// c_api::free(c_api::malloc(100_000));
 /// c_api::purge();
+/// assert!(!c_api::purge());
 /// ```
-pub fn purge() {
-    process::purge();
+pub fn purge() -> bool {
+    process::purge()
 }
 
 /// Writes the heap profile to a file, or, without a name, to the one of `heap_profile_path`.

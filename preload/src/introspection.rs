@@ -230,11 +230,10 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
     }
 }
 
-/// See malloc_trim(3). Returns 1: memory may have been given back.
+/// See malloc_trim(3). Returns 1 when memory was given back, so that a program may repeat it until none is.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
-    c_api::purge();
-    1
+    c_int::from(c_api::purge())
 }
 
 /// See mallopt(3). Glibc's parameters mean nothing here; each is accepted and ignored.

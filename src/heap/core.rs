@@ -594,7 +594,8 @@ mod tests {
             let (core, caches) = with_left_caches(options);
             let own = core.adopt_cache(false).expect("memory");
             assert!(resident(&caches).iter().all(|&bytes| bytes > 8 * PAGE), "{:?}", resident(&caches));
-            core.purge(cache_at(own)).expect("order");
+            assert_eq!(core.purge(cache_at(own)), Ok(true));
+            assert_eq!(core.purge(cache_at(own)), Ok(false), "nothing is left to give");
             let left: BTreeSet<usize> = caches.iter().copied().filter(|&cache| cache != own).collect();
             assert_eq!(left.len(), 11, "the first one to adopt has one of them");
             assert!(resident(&left).iter().all(|&bytes| bytes == PAGE), "{:?}", resident(&left));
@@ -633,6 +634,29 @@ mod tests {
         assert!(!core.strip_left(usize::MAX, u32::MAX), "all that are left are bare");
         assert!(bare().contains(&core.adopt_cache(false).expect("memory")));
         assert_eq!(bare().len(), 2);
+    }
+
+    #[test]
+    fn a_purge_that_finds_nothing_but_a_left_cache_tells_that_it_went_back() {
+        let (core, _) = with_left_caches(Options::DEFAULT);
+        let cache = cache_at(core.adopt_cache(false).expect("memory"));
+        assert_eq!(core.purge(cache), Ok(true));
+        let adopted = core.adopt_cache(false).expect("memory");
+        // It has been used for nothing, and so has no memory but its bins.
+        core.leave_cache(cache_at(adopted)).expect("order");
+        assert_eq!([core.purge(cache), core.purge(cache)], [Ok(true), Ok(false)]);
+    }
+
+    #[test]
+    fn what_the_system_does_not_take_did_not_go_back() {
+        let address = Core::create(Options { sample_rate: 0, ..Options::DEFAULT }, PRIVATE_ARENA).expect("memory");
+        // SAFETY: just made, and never destroyed.
+        let core = unsafe { Core::at(address) };
+        let own = core.adopt_cache(false).expect("memory");
+        use_for_many_classes(core, own);
+        assert_eq!(refusing(&[(Call::Advise, ALL)], || core.purge(cache_at(own))), Ok(false));
+        use_for_many_classes(core, own);
+        assert_eq!(core.purge(cache_at(own)), Ok(true));
     }
 
     #[test]

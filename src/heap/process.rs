@@ -300,10 +300,11 @@ pub(crate) fn check_totals() -> Result<Totals, Violation> {
     with_slow_cache(&Options::DEFAULT, |core, cache| core.check_totals(cache.mark, |_| ()))
 }
 
-/// Gives free memory back to the system.
-pub(crate) fn purge() {
-    if let Err(violation) = with_slow_cache(&Options::DEFAULT, |core, cache| core.purge(cache)) {
-        stop(&violation);
+/// Gives free memory back to the system; `false` when there was none.
+pub(crate) fn purge() -> bool {
+    match with_slow_cache(&Options::DEFAULT, |core, cache| core.purge(cache)) {
+        Ok(released) => released,
+        Err(violation) => stop(&violation),
     }
 }
 
