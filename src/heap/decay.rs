@@ -16,8 +16,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// single pages in such rounds.
 const SHORTEST: u64 = 100;
 
-/// The most caches of threads that have ended that one round gives back, at some 10 microseconds each.
-const MOST_CACHES: usize = 256;
+/// The most caches of threads that have ended that one round gives back: some 15 microseconds each, for which one thread waits.
+const MOST_CACHES: usize = 128;
 
 /// Numbers the intervals that pass.
 pub(crate) struct Epochs {
