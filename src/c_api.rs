@@ -22,7 +22,7 @@ use crate::os::mapping::{PAGE, page_ceil};
 use crate::os::process::Errno;
 use crate::report;
 use crate::size_class::MIN_ALIGN_LOG2;
-use crate::stats::Stats;
+use crate::stats::{ClassStats, Totals};
 use core::ffi::{CStr, c_void};
 use core::ptr;
 
@@ -481,15 +481,17 @@ pub fn check_heap() {
     }
 }
 
-/// Gives free memory back to the system.
+/// Gives free memory back to the system; `false` when there was none. What `malloc_trim` returns.
 ///
 /// ```
 /// use testudo::c_api;
 ///
+/// c_api::free(c_api::malloc(100_000));
 /// c_api::purge();
+/// assert!(!c_api::purge());
 /// ```
-pub fn purge() {
-    process::purge();
+pub fn purge() -> bool {
+    process::purge()
 }
 
 /// Writes the heap profile to a file, or, without a name, to the one of `heap_profile_path`.
@@ -507,18 +509,20 @@ pub fn write_heap_profile(path: Option<&CStr>) -> Result<(), HeapProfileError> {
     process::write_heap_profile(path)
 }
 
-/// What the heap holds, read off its counters.
+/// What the heap holds in all, read off its counters. On the way it calls `visit` with what it holds of each size class,
+/// smallest first, so that the caller's stack need not have room for them all; `visit` may allocate.
 ///
 /// ```
 /// use testudo::c_api;
 ///
 /// let chunk = c_api::malloc(100);
-/// assert!(c_api::stats().chunks > 0);
+/// let mut live = 0;
+/// let totals = c_api::totals(|class| live += class.live);
+/// assert!(live > 0 && totals.chunks >= live);
 /// c_api::free(chunk);
 /// ```
-#[must_use]
-pub fn stats() -> Stats {
-    process::stats()
+pub fn totals(visit: impl FnMut(&ClassStats)) -> Totals {
+    process::totals(visit)
 }
 
 /// Verifies every chunk and counts what the heap holds exactly; a violation ends the process with a report.
@@ -526,12 +530,12 @@ pub fn stats() -> Stats {
 /// ```
 /// use testudo::c_api;
 ///
-/// assert!(c_api::check_stats().exact);
+/// assert!(c_api::check_totals().exact);
 /// ```
 #[must_use]
-pub fn check_stats() -> Stats {
-    match process::check_stats() {
-        Ok(stats) => stats,
+pub fn check_totals() -> Totals {
+    match process::check_totals() {
+        Ok(totals) => totals,
         Err(violation) => process::abort(&violation),
     }
 }

@@ -145,7 +145,7 @@ impl Testudo {
         process::write_heap_profile(Some(path))
     }
 
-    /// Gives free memory back to the system.
+    /// Gives free memory back to the system; `false` when there was none.
     ///
     /// ```
     /// use testudo::Testudo;
@@ -154,8 +154,8 @@ impl Testudo {
     ///
     /// ALLOCATOR.purge(); // after the peak of a batch of work, say
     /// ```
-    pub fn purge(&self) {
-        process::purge();
+    pub fn purge(&self) -> bool {
+        process::purge()
     }
 }
 

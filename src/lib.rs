@@ -56,5 +56,5 @@ pub use heap::core::CreateError;
 pub use heap::private::{AllocateError, Heap};
 pub use heap_profile::HeapProfileError;
 pub use options::{FilePath, Options, Profile};
-pub use stats::{ClassStats, Mappings, Stats};
+pub use stats::{ClassStats, Mappings, Stats, Totals};
 pub use violation::{Chunk, Kind, Operation, Violation};

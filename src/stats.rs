@@ -6,15 +6,16 @@
 use crate::os::file;
 use crate::size_class::{CLASSES, ClassId};
 use core::fmt;
+use core::ops::Deref;
 
-/// What a heap holds, in bytes unless it says otherwise.
+/// What a heap holds: the [`Totals`], to which it dereferences, and the figures of every size class.
 ///
 /// `stats()` reads it off the counters of slabs and caches, at a cost that does not depend on the number of chunks (some
 /// 20 µs). Then `allocated` is an upper bound, because only the chunks themselves know their sizes, and so is
 /// `resident`. While other threads allocate, a slot that is just passing between a thread and the slabs (at most 64 of
 /// them per thread) may be counted as live. `check_stats()` verifies and visits every chunk and counts exactly.
 ///
-/// In a heap at rest `committed` is the sum of `active`, `cached`, `quarantined` and `retained`.
+/// It takes 7 KiB of stack, and so does whoever passes it on by value. The C functions of [`crate::c_api`] do without it.
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -27,8 +28,26 @@ use core::fmt;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Stats {
+    pub(crate) totals: Totals,
+    classes: [ClassStats; CLASSES],
+}
+
+/// What a heap holds in all, in bytes unless it says otherwise. See [`Stats`] for what is approximate.
+///
+/// In a heap at rest `committed` is the sum of `active`, `cached`, `quarantined` and `retained`.
+///
+/// ```
+/// use testudo::{Heap, Options, Totals};
+///
+/// let stats = Heap::new(Options::DEFAULT)?.stats();
+/// let totals: &Totals = &stats;
+/// assert_eq!(totals.chunks, 0);
+/// # Ok::<(), testudo::CreateError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
     /// Requested bytes of live chunks; when not `exact`, what those chunks could hold.
     pub allocated: usize,
     /// Number of live chunks.
@@ -74,7 +93,6 @@ pub struct Stats {
     pub violations: usize,
     /// Whether every chunk was visited.
     pub exact: bool,
-    pub(crate) classes: [ClassStats; CLASSES],
 }
 
 /// What a heap holds of one size class, in slots unless it says otherwise.
@@ -99,7 +117,7 @@ pub struct ClassStats {
     pub stride: usize,
     /// Slots in the program's hands.
     pub live: usize,
-    /// Requested bytes of live chunks; when not [`Stats::exact`], what those chunks could hold.
+    /// Requested bytes of live chunks; when not [`Totals::exact`], what those chunks could hold.
     pub allocated: usize,
     /// Slots that lie ready in thread caches.
     pub cached: usize,
@@ -113,7 +131,7 @@ pub struct ClassStats {
     pub empty_slabs: usize,
 }
 
-impl Stats {
+impl Totals {
     /// A heap that holds nothing.
     pub(crate) fn nothing() -> Self {
         Self {
@@ -139,19 +157,33 @@ impl Stats {
             caches: 0,
             violations: 0,
             exact: false,
-            classes: core::array::from_fn(ClassStats::nothing),
         }
     }
 
-    /// Works out the numbers of chunks from the classes, large, guarded and zero-sized ones.
-    pub(crate) fn add_up_chunks(&mut self) {
-        self.chunks = self.large_chunks + self.guarded_chunks + self.zero_sized;
-        self.allocated = self.large_allocated + self.guarded_allocated;
-        self.active = self.large_active + self.guarded_active;
-        for class in &self.classes {
-            self.chunks += class.live;
-            self.allocated += class.allocated;
-            self.active += class.live * class.stride;
+    /// Adds what a class holds, but for what only the class knows: the length of its slabs.
+    pub(crate) fn add(&mut self, class: &ClassStats) {
+        self.chunks += class.live;
+        self.allocated += class.allocated;
+        self.active += class.live * class.stride;
+        self.cached += class.cached * class.stride;
+        self.quarantined += class.quarantined * class.stride;
+        self.retained += class.retained * class.stride;
+    }
+}
+
+impl Stats {
+    /// A heap that holds nothing.
+    pub(crate) fn nothing() -> Self {
+        Self { totals: Totals::nothing(), classes: core::array::from_fn(ClassStats::nothing) }
+    }
+
+    /// Puts the classes that it is called with in their places: all of them, smallest first.
+    pub(crate) fn keep_classes(&mut self) -> impl FnMut(&ClassStats) {
+        let mut places = self.classes.iter_mut();
+        move |class| {
+            if let Some(place) = places.next() {
+                *place = *class;
+            }
         }
     }
 
@@ -163,7 +195,7 @@ impl Stats {
 }
 
 impl ClassStats {
-    fn nothing(index: usize) -> Self {
+    pub(crate) fn nothing(index: usize) -> Self {
         let (size, stride) = ClassId::new(index).map_or((0, 0), |class| (class.capacity(), class.stride()));
         Self { size, stride, live: 0, allocated: 0, cached: 0, quarantined: 0, retained: 0, slabs: 0, empty_slabs: 0 }
     }
@@ -175,7 +207,22 @@ impl ClassStats {
     }
 }
 
+impl Deref for Stats {
+    type Target = Totals;
+
+    fn deref(&self) -> &Totals {
+        &self.totals
+    }
+}
+
 impl fmt::Display for Stats {
+    /// As [`Totals`]: the classes are left out.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.totals.fmt(out)
+    }
+}
+
+impl fmt::Display for Totals {
     /// Some lines for people, as `malloc_stats()` writes them.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let most = if self.exact { "" } else { " at most" };

@@ -120,6 +120,8 @@ under_every_profile! {
         "threads_check_heap.c" [] => "every audit passed";
     no_over_aligned_chunk_is_live_before_what_is_in_front_of_it_is_written:
         "threads_over_aligned.c" [] => "every audit passed";
+    what_a_crowd_of_threads_leaves_behind_goes_back_to_the_system:
+        "threads_left.c" [] => "what threads leave went back";
     contents_move_along_when_many_threads_resize:
         "threads_realloc.c" [] => "every byte moved along";
 }

@@ -103,6 +103,43 @@ fn what_was_asked_back_is_gone_at_once_to_the_page() {
     }
 }
 
+#[test]
+fn a_purge_tells_whether_anything_went_back() {
+    // A loop that purges until nothing does ends.
+    let purges = |heap: &Heap| [0; 3].map(|_| heap.purge().expect("nothing is damaged"));
+    for options in [Options::DEFAULT, Options::STRICT, Options::FAST] {
+        let heap = Heap::new(Options { sample_rate: 0, ..options }).expect("a heap");
+        assert_eq!(purges(&heap), [false; 3], "there is nothing yet");
+        let live = [40, 1000, 20_000, 300_000].map(|size| heap.allocate(layout(size)).expect("memory"));
+        purges(&heap);
+        assert_eq!(purges(&heap), [false; 3], "what lives stays");
+        for size in [40, 1000, 20_000] {
+            let chunks: Vec<_> = (0..1000).map(|_| heap.allocate(layout(size)).expect("memory")).collect();
+            for &chunk in chunks.iter().step_by(100) {
+                // SAFETY: a live chunk of this layout, not used again.
+                unsafe { heap.deallocate(chunk, layout(size)) }.expect("a correct free");
+            }
+            assert_eq!(purges(&heap)[1..], [false; 2], "what lay free among what lives is gone");
+            for (_, &chunk) in chunks.iter().enumerate().filter(|(number, _)| number % 100 != 0) {
+                // SAFETY: as above.
+                unsafe { heap.deallocate(chunk, layout(size)) }.expect("a correct free");
+            }
+            assert_eq!(purges(&heap), [true, false, false], "slabs of {size} bytes");
+        }
+        let large = heap.allocate(layout(500_000)).expect("memory");
+        // SAFETY: a live chunk of this layout, not used again.
+        unsafe { heap.deallocate(large, layout(500_000)) }.expect("a correct free");
+        assert!(heap.stats().cached >= 500_000);
+        assert_eq!(purges(&heap), [true, false, false], "a kept mapping");
+        assert_eq!(heap.stats().chunks, live.len());
+    }
+    let heap = Heap::new(Options { sample_rate: 1, guarded_slots: 16, ..Options::DEFAULT }).expect("a heap");
+    let guarded = Filled::new(&heap, 5000, 1);
+    assert_eq!((heap.stats().guarded_chunks, purges(&heap)), (1, [false; 3]));
+    guarded.free(&heap);
+    assert_eq!(purges(&heap), [true, false, false], "a guarded slot");
+}
+
 /// Lets time pass, with a little work of another size, until `done` or the deadline.
 fn quiet(heap: &Heap, mut done: impl FnMut() -> bool) -> bool {
     let started = Instant::now();

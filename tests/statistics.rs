@@ -19,6 +19,8 @@ checks! { of "statistics.c";
     mappings_are_counted
     numbers_stay_possible_while_threads_allocate
     the_infos_of_glibc_agree
+    a_thread_with_the_least_stack_can_ask_everything
+    every_question_takes_less_than_4_kib_of_stack
 }
 
 /// The XML as an independent parser sees it.

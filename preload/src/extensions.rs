@@ -2,7 +2,7 @@
 //! fields mean.
 
 use core::ffi::{CStr, c_char, c_void};
-use hardened_heap::{ClassStats, HeapProfileError, Mappings, Stats, c_api};
+use hardened_heap::{ClassStats, HeapProfileError, Mappings, Totals, c_api};
 
 /// A struct of C whose fields are called as those of the Rust value that fills it, and some more.
 macro_rules! mirror {
@@ -17,9 +17,9 @@ macro_rules! mirror {
         }
 
         impl $name {
-            fn of(stats: &$source $(, $more: usize)*) -> Self {
+            fn of(source: &$source $(, $more: usize)*) -> Self {
                 Self {
-                    $($field: stats.$field,)+
+                    $($field: source.$field,)+
                     $($more,)*
                 }
             }
@@ -29,16 +29,16 @@ macro_rules! mirror {
 
 mirror! {
     /// `struct testudo_stats`.
-    TestudoStats of Stats;
+    TestudoStats of Totals;
     allocated chunks active cached quarantined retained empty committed peak resident metadata large_chunks
     large_allocated large_active large_quarantined guarded_chunks guarded_allocated guarded_active zero_sized caches
     violations;
     mappings mappings_limit exact
 }
 
-fn with_mappings(stats: &Stats) -> TestudoStats {
+fn with_mappings(totals: &Totals) -> TestudoStats {
     let (used, limit) = Mappings::of_process().map_or((0, 0), |mappings| (mappings.used, mappings.limit));
-    TestudoStats::of(stats, used, limit, usize::from(stats.exact))
+    TestudoStats::of(totals, used, limit, usize::from(totals.exact))
 }
 
 mirror! {
@@ -68,7 +68,7 @@ pub extern "C" fn testudo_purge() {
 pub unsafe extern "C" fn testudo_stats(stats: *mut TestudoStats) {
     if !stats.is_null() {
         // SAFETY: the caller's promise.
-        unsafe { stats.write(with_mappings(&c_api::stats())) };
+        unsafe { stats.write(with_mappings(&c_api::totals(|_| ()))) };
     }
 }
 
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn testudo_stats(stats: *mut TestudoStats) {
 /// `stats` is null or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn testudo_check_stats(stats: *mut TestudoStats) -> i32 {
-    let counted = c_api::check_stats();
+    let counted = c_api::check_totals();
     if !stats.is_null() {
         // SAFETY: the caller's promise.
         unsafe { stats.write(with_mappings(&counted)) };
@@ -92,12 +92,15 @@ pub unsafe extern "C" fn testudo_check_stats(stats: *mut TestudoStats) -> i32 {
 /// `classes` is writable for `count` elements.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn testudo_class_stats(classes: *mut TestudoClassStats, count: usize) -> usize {
-    let stats = c_api::stats();
-    for (index, class) in stats.classes().iter().enumerate().take(count) {
-        // SAFETY: the caller's promise.
-        unsafe { classes.add(index).write(TestudoClassStats::of(class)) };
-    }
-    stats.classes().len()
+    let mut index = 0;
+    c_api::totals(|class| {
+        if index < count {
+            // SAFETY: the caller's promise.
+            unsafe { classes.add(index).write(TestudoClassStats::of(class)) };
+        }
+        index += 1;
+    });
+    index
 }
 
 /// Writes the heap profile to a file, or, without a name, to the one of `heap_profile_path`. Returns 0, or -1 with `errno`.

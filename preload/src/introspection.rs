@@ -2,17 +2,17 @@
 
 use core::ffi::c_int;
 use core::fmt::{self, Write};
-use hardened_heap::{Mappings, Stats, c_api};
+use hardened_heap::{ClassStats, Mappings, Totals, c_api};
 
 /// Text on the stack: these functions must not allocate what they count.
 struct Text {
-    bytes: [u8; 2048],
+    bytes: [u8; 1536],
     length: usize,
 }
 
 impl Text {
     const fn new() -> Self {
-        Self { bytes: [0; 2048], length: 0 }
+        Self { bytes: [0; 1536], length: 0 }
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -64,28 +64,35 @@ pub struct Mallinfo {
     pub fields: [c_int; 10],
 }
 
-fn info(stats: &Stats) -> Mallinfo2 {
+/// Slots of a class that are free, wherever they lie.
+fn free_slots(class: &ClassStats) -> usize {
+    class.retained + class.cached + class.quarantined
+}
+
+fn info(totals: &Totals, free_slots: usize) -> Mallinfo2 {
     // Each number means what glibc's manual says, where there is such a thing: a chunk in use counts with all of its slot.
-    let arena = stats.committed.saturating_sub(stats.large_active);
-    let in_use = stats.active.saturating_sub(stats.large_active);
+    let arena = totals.committed.saturating_sub(totals.large_active);
+    let in_use = totals.active.saturating_sub(totals.large_active);
     Mallinfo2 {
         arena,
-        ordblks: stats.classes().iter().map(|class| class.retained + class.cached + class.quarantined).sum(),
+        ordblks: free_slots,
         smblks: 0,
-        hblks: stats.large_chunks,
-        hblkhd: stats.large_active,
+        hblks: totals.large_chunks,
+        hblkhd: totals.large_active,
         usmblks: 0,
         fsmblks: 0,
         uordblks: in_use,
         fordblks: arena.saturating_sub(in_use),
-        keepcost: stats.empty,
+        keepcost: totals.empty,
     }
 }
 
 /// See mallinfo(3).
 #[unsafe(no_mangle)]
 pub extern "C" fn mallinfo2() -> Mallinfo2 {
-    info(&c_api::stats())
+    let mut free = 0;
+    let totals = c_api::totals(|class| free += free_slots(class));
+    info(&totals, free)
 }
 
 /// See mallinfo(3).
@@ -110,9 +117,12 @@ pub extern "C" fn mallinfo() -> Mallinfo {
 /// See malloc_stats(3).
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_stats() {
+    let totals = c_api::totals(|_| ());
+    // Before there is the text: some threads have little stack.
+    let mappings = Mappings::of_process();
     let mut text = Text::new();
-    let _ = write!(text, "{}", c_api::stats());
-    if let Some(mappings) = Mappings::of_process() {
+    let _ = write!(text, "{totals}");
+    if let Some(mappings) = mappings {
         let _ = writeln!(text, "  mappings               {:>14}  of at most {}", mappings.used, mappings.limit);
     }
     // By the bare system call: glibc's malloc_stats is no cancellation point, but its write is.
@@ -134,44 +144,36 @@ impl Write for Stream {
 /// glibc's XML. Readers of glibc's find the elements that they know with the meaning that they know: `sizes` and the
 /// totals called `fast` and `rest` are about free memory, `mmap` about large chunks in use. What glibc has no word for has elements
 /// and attributes of its own.
-fn write_info(out: &mut impl Write, stats: &Stats) -> fmt::Result {
-    let info = info(stats);
+fn write_info(out: &mut impl Write) -> fmt::Result {
+    // Here the stream allocates its buffer, if it has none yet, so that what is counted below does not change meanwhile.
     out.write_str("<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n")?;
-    let mut from = 1;
-    for class in stats.classes() {
-        let free = class.retained + class.cached + class.quarantined;
-        if class.is_used() {
-            writeln!(
-                out,
-                "  <size from=\"{from}\" to=\"{}\" total=\"{}\" count=\"{free}\" live=\"{}\" cached=\"{}\" \
-                 quarantined=\"{}\" slabs=\"{}\"/>",
-                class.size,
-                free * class.stride,
-                class.live,
-                class.cached,
-                class.quarantined,
-                class.slabs
-            )?;
+    let (mut from, mut free, mut written) = (1, 0, Ok(()));
+    let totals = c_api::totals(|class| {
+        free += free_slots(class);
+        if class.is_used() && written.is_ok() {
+            written = write_class(out, class, from);
         }
         from = class.size + 1;
-    }
+    });
+    written?;
+    let info = info(&totals, free);
     out.write_str("</sizes>\n")?;
-    write_totals(out, stats, &info)?;
+    write_totals(out, &totals, &info)?;
     out.write_str("</heap>\n")?;
-    write_totals(out, stats, &info)?;
-    let Stats { allocated, active, cached, quarantined, retained, metadata, resident, .. } = stats;
+    write_totals(out, &totals, &info)?;
+    let Totals { allocated, active, cached, quarantined, retained, metadata, resident, .. } = totals;
     writeln!(
         out,
         "<testudo chunks=\"{}\" allocated=\"{allocated}\" active=\"{active}\" cached=\"{cached}\" \
          quarantined=\"{quarantined}\" retained=\"{retained}\" metadata=\"{metadata}\" resident=\"{resident}\" \
          guarded_chunks=\"{}\" guarded_allocated=\"{}\" guarded_active=\"{}\" zero_sized=\"{}\" caches=\"{}\" violations=\"{}\"/>",
-        stats.chunks,
-        stats.guarded_chunks,
-        stats.guarded_allocated,
-        stats.guarded_active,
-        stats.zero_sized,
-        stats.caches,
-        stats.violations
+        totals.chunks,
+        totals.guarded_chunks,
+        totals.guarded_allocated,
+        totals.guarded_active,
+        totals.zero_sized,
+        totals.caches,
+        totals.violations
     )?;
     if let Some(mappings) = Mappings::of_process() {
         writeln!(out, "<mappings used=\"{}\" limit=\"{}\"/>", mappings.used, mappings.limit)?;
@@ -179,7 +181,23 @@ fn write_info(out: &mut impl Write, stats: &Stats) -> fmt::Result {
     out.write_str("</malloc>\n")
 }
 
-fn write_totals(out: &mut impl Write, stats: &Stats, info: &Mallinfo2) -> fmt::Result {
+/// One line about a class, which serves requests of `from` bytes and more.
+fn write_class(out: &mut impl Write, class: &ClassStats, from: usize) -> fmt::Result {
+    let free = free_slots(class);
+    writeln!(
+        out,
+        "  <size from=\"{from}\" to=\"{}\" total=\"{}\" count=\"{free}\" live=\"{}\" cached=\"{}\" \
+         quarantined=\"{}\" slabs=\"{}\"/>",
+        class.size,
+        free * class.stride,
+        class.live,
+        class.cached,
+        class.quarantined,
+        class.slabs
+    )
+}
+
+fn write_totals(out: &mut impl Write, totals: &Totals, info: &Mallinfo2) -> fmt::Result {
     writeln!(
         out,
         "<total type=\"fast\" count=\"0\" size=\"0\"/>\n<total type=\"rest\" count=\"{}\" size=\"{}\"/>\n\
@@ -190,10 +208,10 @@ fn write_totals(out: &mut impl Write, stats: &Stats, info: &Mallinfo2) -> fmt::R
         info.fordblks,
         info.hblks,
         info.hblkhd,
-        stats.committed,
-        stats.peak,
-        stats.committed + stats.large_quarantined,
-        stats.committed,
+        totals.committed,
+        totals.peak,
+        totals.committed + totals.large_quarantined,
+        totals.committed,
     )
 }
 
@@ -206,17 +224,16 @@ pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut libc::FILE) ->
     if options != 0 {
         return libc::EINVAL;
     }
-    match write_info(&mut Stream(stream), &c_api::stats()) {
+    match write_info(&mut Stream(stream)) {
         Ok(()) => 0,
         Err(fmt::Error) => -1,
     }
 }
 
-/// See malloc_trim(3). Returns 1: memory may have been given back.
+/// See malloc_trim(3). Returns 1 when memory was given back, so that a program may repeat it until none is.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc_trim(_pad: usize) -> c_int {
-    c_api::purge();
-    1
+    c_int::from(c_api::purge())
 }
 
 /// See mallopt(3). Glibc's parameters mean nothing here; each is accepted and ignored.

@@ -190,8 +190,9 @@ impl Guarded {
         self.slot_of(address).is_some()
     }
 
-    /// Gives back the memory of freed slots.
-    pub(crate) fn purge(&self) {
+    /// Gives back the memory of freed slots; `false` when none had any.
+    pub(crate) fn purge(&self) -> bool {
+        let mut released = false;
         // Nobody opens a slot meanwhile.
         let _state = self.state.lock();
         for (slot, entry) in self.entries() {
@@ -199,9 +200,11 @@ impl Guarded {
                 let end = self.end_of(slot);
                 if mapping::release(end - GUARDED_MAX, GUARDED_MAX).is_ok() {
                     entry.dirty.store(false, Ordering::Relaxed);
+                    released = true;
                 }
             }
         }
+        released
     }
 
     fn entries(&self) -> impl Iterator<Item = (usize, &Entry)> {

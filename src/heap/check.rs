@@ -62,16 +62,22 @@ impl Core {
         Ok(())
     }
 
-    /// Gives all free memory back to the system: the cache's own, empty slabs, kept mappings.
-    pub(crate) fn purge(&self, cache: &mut ThreadCache) -> Result<(), Violation> {
+    /// Gives all free memory back to the system: the cache's own, empty slabs, kept mappings, the caches of threads that have ended.
+    /// `false` when there was nothing to give.
+    ///
+    /// # Errors
+    /// When a freed chunk turns out not to be the heap's.
+    pub(crate) fn purge(&self, cache: &mut ThreadCache) -> Result<bool, Violation> {
         self.flush(cache)?;
         self.flush_left()?;
+        let mut released = false;
         for class in &self.classes {
-            class.lock().purge(self.ground());
+            released |= class.lock().purge(self.ground());
         }
-        self.secondary.purge(self.large_ground());
-        self.guarded.purge();
-        Ok(())
+        released |= self.secondary.purge(self.large_ground());
+        released |= self.guarded.purge();
+        released |= self.strip_left(usize::MAX, u32::MAX);
+        Ok(released)
     }
 }
 

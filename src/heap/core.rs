@@ -113,6 +113,8 @@ struct Registry {
     /// Left caches that have not been flushed, and how many of them there may be.
     warm: usize,
     most_warm: usize,
+    /// Left caches that have been flushed and have their memory still.
+    cold: usize,
     /// Bytes of memory that the process may use; `usize::MAX` when there is no limit.
     memory: usize,
     /// Marks in use, as bits.
@@ -125,18 +127,19 @@ struct Registry {
 const MOST_WARM: usize = 8;
 
 impl Registry {
-    /// A cache that no thread has, one that was not flushed if there is one. It belongs to whoever holds the registry's lock.
+    /// A cache that no thread has: if there is one, one that was not flushed, or else one that is not bare. It belongs to whoever
+    /// holds the registry's lock.
     fn find_left<'a>(&self) -> Option<&'a mut ThreadCache> {
         let mut found = None;
         let mut address = self.first;
         while address != 0 {
             // SAFETY: caches in the list stay mapped as long as the heap; these fields are only touched under the
             // registry's lock, and no reference is made to the rest of a cache that is in use.
-            let (in_use, warm, next) = unsafe {
+            let (in_use, warm, bare, next) = unsafe {
                 let cache = core::ptr::with_exposed_provenance::<ThreadCache>(address);
-                ((*cache).in_use, (*cache).warm, (*cache).next)
+                ((*cache).in_use, (*cache).warm, (*cache).bare, (*cache).next)
             };
-            if !in_use {
+            if !in_use && (!bare || found.is_none()) {
                 found = Some(address);
                 if warm {
                     break;
@@ -239,6 +242,7 @@ impl Core {
                 caches: 0,
                 warm: 0,
                 most_warm: MOST_WARM,
+                cold: 0,
                 memory: usize::MAX,
                 marks: [0; 4],
                 random: random.fork(),
@@ -342,6 +346,13 @@ impl Core {
                 registry.warm -= 1;
             } else {
                 cache.mark = registry.take_mark();
+                if cache.bare {
+                    let stock = Stock::beside(registry.caches - 1, registry.memory);
+                    // SAFETY: nobody else's, and zero behind its first page since it was stripped.
+                    unsafe { ThreadCache::furnish(cache, &self.options, stock) };
+                } else {
+                    registry.cold -= 1;
+                }
             }
             cache.checks = self.set(cache.mark);
             cache.resume_fast_paths();
@@ -401,6 +412,8 @@ impl Core {
         self.flush(cache)?;
         let mut registry = self.registry.lock();
         registry.return_mark(cache.mark);
+        registry.cold += 1;
+        cache.left_in = self.epochs.current();
         cache.in_use = false;
         Ok(())
     }
@@ -416,10 +429,37 @@ impl Core {
         {
             registry.warm -= 1;
             cache.warm = false;
+            registry.cold += 1;
             registry.return_mark(cache.mark);
             self.flush(cache)?;
         }
         Ok(())
+    }
+
+    /// Gives back the memory of flushed caches that threads have left before the epoch `finished`, of at most so many; `false`
+    /// when that was none. A program may have had thousands of threads at once, and never again.
+    pub(crate) fn strip_left(&self, most: usize, finished: u32) -> bool {
+        let mut registry = self.registry.lock();
+        let mut address = registry.first;
+        let mut stripped = 0;
+        while address != 0 && registry.cold > 0 && stripped < most {
+            let cache = core::ptr::with_exposed_provenance_mut::<ThreadCache>(address);
+            // SAFETY: as in `find_left`.
+            let (is_left, next) = unsafe {
+                let keeps_memory = !(*cache).in_use && !(*cache).warm && !(*cache).bare;
+                (keeps_memory && (*cache).left_in < finished, (*cache).next)
+            };
+            // SAFETY: no thread has it, nor gets it as long as the lock is held.
+            if is_left && unsafe { ThreadCache::strip(cache) } {
+                registry.cold -= 1;
+                stripped += 1;
+                // Threads that start or end wait for one of them, not for all. Those behind this one stay where they are.
+                drop(registry);
+                registry = self.registry.lock();
+            }
+            address = next;
+        }
+        stripped > 0
     }
 
     /// Makes sure that a cache does not repeat the randomness that a fork copied.
@@ -499,7 +539,134 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::{Core, PRIVATE_ARENA};
+    use crate::chunk::header::Origin;
+    use crate::heap::demand::Demand;
     use crate::options::{FilePath, Options};
+    use crate::os::interference::{ALL, Call, refusing};
+    use crate::os::mapping::{self, PAGE};
+    use crate::protections::with_mixture;
+    use crate::size_class::ClassId;
+    use crate::thread_cache::{CACHE_BYTES, ThreadCache};
+    use std::collections::BTreeSet;
+
+    /// Caches of threads of which more have ended than leave their caches warm, and the heap that they are of, which is left as it is.
+    /// Each has been used for every third class.
+    fn with_left_caches(options: Options) -> (&'static Core, BTreeSet<usize>) {
+        let address = Core::create(Options { sample_rate: 0, ..options }, PRIVATE_ARENA).expect("memory");
+        // SAFETY: just made, and never destroyed.
+        let core = unsafe { Core::at(address) };
+        let caches: BTreeSet<usize> = (0..12).map(|_| core.adopt_cache(false).expect("memory")).collect();
+        for &cache in &caches {
+            use_for_many_classes(core, cache);
+        }
+        for &cache in &caches {
+            core.leave_cache(cache_at(cache)).expect("order");
+        }
+        (core, caches)
+    }
+
+    fn cache_at(address: usize) -> &'static mut ThreadCache {
+        // SAFETY: a cache of a test's own, which uses it in one place at a time.
+        unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) }
+    }
+
+    /// Allocates and frees as a thread with this cache does, often enough that slots come back out of the quarantine.
+    fn use_for_many_classes(core: &Core, cache: usize) {
+        let cache = cache_at(cache);
+        for class in ClassId::all().step_by(3) {
+            for _ in 0..40 {
+                let chunk = core.allocate(cache, class.capacity(), 4, Origin::Malloc).expect("memory");
+                let demand = Demand::origin("free", Origin::Malloc, &[]);
+                with_mixture!(cache.checks, P => core.free::<P>(cache, chunk, demand)).expect("a correct free");
+            }
+        }
+    }
+
+    fn resident(caches: &BTreeSet<usize>) -> Vec<usize> {
+        caches.iter().map(|&cache| mapping::resident(cache, CACHE_BYTES)).collect()
+    }
+
+    #[test]
+    fn a_purge_takes_the_memory_of_left_caches_and_who_adopts_one_finds_it_as_new() {
+        for options in
+            [Options::DEFAULT, Options::STRICT, Options::FAST, Options { quarantine_kb: 64, ..Options::DEFAULT }]
+        {
+            let (core, caches) = with_left_caches(options);
+            let own = core.adopt_cache(false).expect("memory");
+            assert!(resident(&caches).iter().all(|&bytes| bytes > 8 * PAGE), "{:?}", resident(&caches));
+            assert_eq!(core.purge(cache_at(own)), Ok(true));
+            assert_eq!(core.purge(cache_at(own)), Ok(false), "nothing is left to give");
+            let left: BTreeSet<usize> = caches.iter().copied().filter(|&cache| cache != own).collect();
+            assert_eq!(left.len(), 11, "the first one to adopt has one of them");
+            assert!(resident(&left).iter().all(|&bytes| bytes == PAGE), "{:?}", resident(&left));
+            let stats = core.stats();
+            assert_eq!((stats.chunks, stats.cached, stats.quarantined, stats.caches), (0, 0, 0, 12));
+            assert!(resident(&left).iter().all(|&bytes| bytes == PAGE), "a look at them brings nothing back");
+            let again: BTreeSet<usize> = (0..11).map(|_| core.adopt_cache(false).expect("memory")).collect();
+            assert_eq!(again, left);
+            let new = core.adopt_cache(false).expect("memory");
+            assert!(!caches.contains(&new), "none is left");
+            for &cache in &again {
+                let room = cache_at(cache).quarantine_room.cast_unsigned();
+                // It was the twelfth, the new one is the thirteenth.
+                assert!(room >= cache_at(new).quarantine_room.cast_unsigned(), "{room} bytes");
+                assert!(room <= (options.quarantine_kb as usize) << 10, "{room} bytes");
+                use_for_many_classes(core, cache);
+            }
+            assert_eq!(core.check_stats(cache_at(own).mark).expect("nothing is damaged").chunks, 0);
+        }
+    }
+
+    #[test]
+    fn a_cache_keeps_its_memory_for_an_interval_and_is_then_the_last_to_be_adopted() {
+        let (core, caches) = with_left_caches(Options::DEFAULT);
+        let epoch = core.epochs.current();
+        assert!(!core.strip_left(usize::MAX, epoch), "left a moment ago");
+        assert!(resident(&caches).iter().all(|&bytes| bytes > 8 * PAGE));
+        // Four were flushed; the others wait as they are.
+        assert!(core.strip_left(1, epoch + 1) && core.strip_left(2, epoch + 1));
+        let bare = || caches.iter().copied().filter(|&cache| cache_at(cache).bare).collect::<BTreeSet<_>>();
+        assert_eq!(bare().len(), 3);
+        assert_eq!(resident(&bare()), [PAGE; 3]);
+        for _ in 0..9 {
+            assert!(!bare().contains(&core.adopt_cache(false).expect("memory")));
+        }
+        assert!(!core.strip_left(usize::MAX, u32::MAX), "all that are left are bare");
+        assert!(bare().contains(&core.adopt_cache(false).expect("memory")));
+        assert_eq!(bare().len(), 2);
+    }
+
+    #[test]
+    fn a_purge_that_finds_nothing_but_a_left_cache_tells_that_it_went_back() {
+        let (core, _) = with_left_caches(Options::DEFAULT);
+        let cache = cache_at(core.adopt_cache(false).expect("memory"));
+        assert_eq!(core.purge(cache), Ok(true));
+        let adopted = core.adopt_cache(false).expect("memory");
+        // It has been used for nothing, and so has no memory but its bins.
+        core.leave_cache(cache_at(adopted)).expect("order");
+        assert_eq!([core.purge(cache), core.purge(cache)], [Ok(true), Ok(false)]);
+    }
+
+    #[test]
+    fn what_the_system_does_not_take_did_not_go_back() {
+        let address = Core::create(Options { sample_rate: 0, ..Options::DEFAULT }, PRIVATE_ARENA).expect("memory");
+        // SAFETY: just made, and never destroyed.
+        let core = unsafe { Core::at(address) };
+        let own = core.adopt_cache(false).expect("memory");
+        use_for_many_classes(core, own);
+        assert_eq!(refusing(&[(Call::Advise, ALL)], || core.purge(cache_at(own))), Ok(false));
+        use_for_many_classes(core, own);
+        assert_eq!(core.purge(cache_at(own)), Ok(true));
+    }
+
+    #[test]
+    fn a_cache_whose_memory_the_system_does_not_take_stays_as_it_is() {
+        let (core, caches) = with_left_caches(Options::DEFAULT);
+        refusing(&[(Call::Advise, ALL)], || assert!(!core.strip_left(usize::MAX, u32::MAX)));
+        assert!(caches.iter().all(|&cache| !cache_at(cache).bare));
+        assert!(core.strip_left(usize::MAX, u32::MAX));
+        assert_eq!(caches.iter().filter(|&&cache| cache_at(cache).bare).count(), 4);
+    }
 
     #[test]
     fn a_profile_that_a_signal_asked_for_during_a_fork_is_written_after_it() {

@@ -2,7 +2,8 @@
 //!
 //! There is no thread for that. Whoever comes to a slow path when an interval has passed does the work for the whole heap, so
 //! that after a spike memory goes back as long as the program does anything at all. A program that stops altogether
-//! calls `malloc_trim` or keeps what it has.
+//! calls `malloc_trim` or keeps what it has. So it is with the caches of threads that have ended, of which a few stay as they are
+//! for the next ones.
 //!
 //! The pages of a long slot whose class is rarely freed go back when it is freed, in [`super::free`], unless memory is never to go.
 
@@ -14,6 +15,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// The least time between two rounds, in milliseconds: with `release_interval_ms=0` whole slabs go back at once, and
 /// single pages in such rounds.
 const SHORTEST: u64 = 100;
+
+/// The most caches of threads that have ended that one round gives back: some 15 microseconds each, for which one thread waits.
+const MOST_CACHES: usize = 128;
 
 /// Numbers the intervals that pass.
 pub(crate) struct Epochs {
@@ -71,6 +75,7 @@ impl Core {
             class.lock().decay(self.ground(), finished);
         }
         self.secondary.decay(self.large_ground());
+        self.strip_left(MOST_CACHES, finished);
     }
 }
 

@@ -300,7 +300,7 @@ impl Heap {
         self.with_cache(|core, cache| core.check(cache.mark))
     }
 
-    /// Gives free memory back to the system.
+    /// Gives free memory back to the system; `false` when there was none.
     ///
     /// # Errors
     /// When a freed chunk turns out not to be the heap's.
@@ -308,10 +308,10 @@ impl Heap {
     /// ```
     /// # use testudo::{Heap, Options};
     /// let heap = Heap::new(Options::DEFAULT)?;
-    /// heap.purge()?;
+    /// assert!(!heap.purge()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn purge(&self) -> Result<(), Violation> {
+    pub fn purge(&self) -> Result<bool, Violation> {
         self.with_cache(|core, cache| core.purge(cache))
     }
 

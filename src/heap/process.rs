@@ -19,7 +19,7 @@ use crate::primary::region::OwnedSlot;
 use crate::protections::{DefaultProfile, Protections, Set, with_mixture, with_set};
 use crate::report;
 use crate::size_class::{FINE_MAX, SMALL_MAX};
-use crate::stats::Stats;
+use crate::stats::{ClassStats, Stats, Totals};
 use crate::thread_cache::{ASK, ThreadCache};
 use crate::trace;
 use crate::violation::{Operation, Violation};
@@ -286,15 +286,26 @@ pub(crate) fn stats() -> Stats {
     heap(&Options::DEFAULT).stats()
 }
 
+/// The same without the classes, each of which `visit` sees in its turn.
+pub(crate) fn totals(visit: impl FnMut(&ClassStats)) -> Totals {
+    heap(&Options::DEFAULT).totals(visit)
+}
+
 /// Verifies everything and counts what the heap holds exactly.
 pub(crate) fn check_stats() -> Result<Stats, Violation> {
     with_slow_cache(&Options::DEFAULT, |core, cache| core.check_stats(cache.mark))
 }
 
-/// Gives free memory back to the system.
-pub(crate) fn purge() {
-    if let Err(violation) = with_slow_cache(&Options::DEFAULT, |core, cache| core.purge(cache)) {
-        stop(&violation);
+/// The same without the classes.
+pub(crate) fn check_totals() -> Result<Totals, Violation> {
+    with_slow_cache(&Options::DEFAULT, |core, cache| core.check_totals(cache.mark, |_| ()))
+}
+
+/// Gives free memory back to the system; `false` when there was none.
+pub(crate) fn purge() -> bool {
+    match with_slow_cache(&Options::DEFAULT, |core, cache| core.purge(cache)) {
+        Ok(released) => released,
+        Err(violation) => stop(&violation),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::os::mapping;
 use crate::primary::region::{Region, SlotIndex, state};
 use crate::primary::slab::{SlabId, slots_log2};
 use crate::size_class::ClassId;
-use crate::stats::{ClassStats, Stats};
+use crate::stats::{ClassStats, Stats, Totals};
 use crate::thread_cache::{CACHE_BYTES, ThreadCache};
 use crate::trace::remembered;
 use crate::violation::Violation;
@@ -18,7 +18,18 @@ use core::sync::atomic::Ordering;
 impl Core {
     /// What the heap holds, from its counters: see [`Stats`] for what is approximate.
     pub(crate) fn stats(&self) -> Stats {
-        self.collect(false)
+        let mut stats = Stats::nothing();
+        stats.totals = self.totals(stats.keep_classes());
+        stats
+    }
+
+    /// The same without the classes, each of which `visit` sees in its turn: all of them together are too much for the
+    /// stacks of some threads. No lock is held meanwhile, so that `visit` may allocate.
+    pub(crate) fn totals(&self, visit: impl FnMut(&ClassStats)) -> Totals {
+        let mut totals = Totals::nothing();
+        self.collect_classes(&mut totals, |class| self.class_stats(class), visit);
+        self.collect_rest(&mut totals, false);
+        totals
     }
 
     /// Verifies everything, then counts what the heap holds by visiting every chunk.
@@ -26,25 +37,80 @@ impl Core {
     /// # Errors
     /// The first damage found: sizes in damaged headers would be nonsense.
     pub(crate) fn check_stats(&self, mark: u8) -> Result<Stats, Violation> {
-        // First: looking at free memory maps pages, if only the kernel's page of zeroes.
-        let mut stats = self.collect(true);
-        self.check(mark)?;
-        stats.exact = true;
-        for (number, region) in self.arena.regions() {
-            let Some(class) = region.size_class() else { continue };
-            let (live, bytes) = self.count_live(number, region, class);
-            if let Some(of_class) = stats.classes.get_mut(class.index()) {
-                // What was read off the counters makes room for what is counted, of which a class may have several regions.
-                of_class.live += live;
-                of_class.allocated += bytes;
-            }
-        }
-        stats.add_up_chunks();
+        let mut stats = Stats::nothing();
+        stats.totals = self.check_totals(mark, stats.keep_classes())?;
         Ok(stats)
     }
 
-    /// Number of live chunks in a region, and their requested bytes.
-    fn count_live(&self, number: usize, region: &Region, class: ClassId) -> (usize, usize) {
+    /// The same without the classes, as [`Self::totals`].
+    ///
+    /// # Errors
+    /// As for [`Self::check_stats`].
+    pub(crate) fn check_totals(&self, mark: u8, visit: impl FnMut(&ClassStats)) -> Result<Totals, Violation> {
+        let mut totals = Totals::nothing();
+        // First: looking at free memory maps pages, if only the kernel's page of zeroes.
+        self.collect_rest(&mut totals, true);
+        self.check(mark)?;
+        totals.exact = true;
+        let counted = |class| {
+            let (live, allocated) = self.count_live(class);
+            ClassStats { live, allocated, ..self.class_stats(class) }
+        };
+        self.collect_classes(&mut totals, counted, visit);
+        Ok(totals)
+    }
+
+    fn collect_classes(
+        &self,
+        totals: &mut Totals,
+        of: impl Fn(ClassId) -> ClassStats,
+        mut visit: impl FnMut(&ClassStats),
+    ) {
+        for class in ClassId::all() {
+            let of_class = of(class);
+            totals.add(&of_class);
+            totals.empty += of_class.empty_slabs * (class.stride() << slots_log2(class));
+            visit(&of_class);
+        }
+    }
+
+    /// What the heap holds of a class, from the counters.
+    #[inline(never)]
+    fn class_stats(&self, class: ClassId) -> ClassStats {
+        // The registry keeps caches from changing hands, the class lock keeps slots from moving between them and the slabs.
+        let caches = self.caches();
+        let class_state = self.class(class).lock();
+        let (mut cached, mut quarantined) = (0, 0);
+        caches.for_each(|cache| {
+            // SAFETY: caches of the registry stay mapped as long as the heap.
+            let (ready, held) = unsafe { ThreadCache::peek(cache, class) };
+            cached += ready;
+            quarantined += held;
+        });
+        let census = class_state.census();
+        let live = census.out.saturating_sub(cached + quarantined);
+        ClassStats {
+            live,
+            allocated: live * class.capacity(),
+            cached,
+            quarantined,
+            retained: census.free,
+            slabs: census.slabs,
+            empty_slabs: census.empty_slabs,
+            ..ClassStats::nothing(class.index())
+        }
+    }
+
+    /// Number of live chunks of a class, and their requested bytes.
+    fn count_live(&self, class: ClassId) -> (usize, usize) {
+        let of_class = self.arena.regions().filter(|(_, region)| region.size_class() == Some(class));
+        of_class.fold((0, 0), |(live, bytes), (number, region)| {
+            let (more, their_bytes) = self.count_live_in(number, region, class);
+            (live + more, bytes + their_bytes)
+        })
+    }
+
+    fn count_live_in(&self, number: usize, region: &Region, class: ClassId) -> (usize, usize) {
         let slots = 1 << slots_log2(class);
         let (mut live, mut bytes) = (0, 0);
         for first in (0..region.frontier()).step_by(slots) {
@@ -64,92 +130,61 @@ impl Core {
         (live, bytes)
     }
 
-    /// With `visited`, leaves out what visiting the chunks will tell, and asks the kernel what is in memory.
-    fn collect(&self, visited: bool) -> Stats {
-        let mut stats = Stats::nothing();
-        let caches = self.caches();
-        for class in ClassId::all() {
-            // The registry keeps caches from changing hands, the class lock keeps slots from moving between them and the slabs.
-            let class_state = self.class(class).lock();
-            let (mut cached, mut quarantined) = (0, 0);
-            caches.for_each(|cache| {
-                // SAFETY: caches of the registry stay mapped as long as the heap.
-                let (ready, held) = unsafe { ThreadCache::peek(cache, class) };
-                cached += ready;
-                quarantined += held;
-            });
-            let census = class_state.census();
-            drop(class_state);
-            let live = if visited { 0 } else { census.out.saturating_sub(cached + quarantined) };
-            if let Some(of_class) = stats.classes.get_mut(class.index()) {
-                *of_class = ClassStats {
-                    live,
-                    allocated: live * class.capacity(),
-                    cached,
-                    quarantined,
-                    retained: census.free,
-                    slabs: census.slabs,
-                    empty_slabs: census.empty_slabs,
-                    ..*of_class
-                };
-            }
-            stats.cached += cached * class.stride();
-            stats.quarantined += quarantined * class.stride();
-            stats.retained += census.free * class.stride();
-            stats.empty += census.empty_slabs * census.slab_bytes;
-        }
-        caches.for_each(|_| stats.caches += 1);
+    /// What the heap holds beside its classes. With `measured`, the kernel is asked what is in memory.
+    #[inline(never)]
+    fn collect_rest(&self, totals: &mut Totals, measured: bool) {
+        self.caches().for_each(|_| totals.caches += 1);
         if self.guarded.depot().is_settled() {
-            stats.metadata += stats.caches * remembered::ACCESSIBLE;
+            totals.metadata += totals.caches * remembered::ACCESSIBLE;
         }
-        drop(caches);
-        self.collect_large(&mut stats, visited);
-        (stats.guarded_chunks, stats.guarded_allocated, stats.guarded_active) = self.guarded.footprint();
-        stats.metadata += self.guarded.table_bytes() + self.heap_profile.table_bytes();
-        stats.zero_sized = self.zero_sized.lock().live();
-        stats.committed = self.budget.used();
-        stats.peak = self.budget.peak();
-        stats.violations = self.violations();
-        self.collect_metadata(&mut stats, visited);
-        stats.add_up_chunks();
-        stats
+        self.collect_large(totals, measured);
+        (totals.guarded_chunks, totals.guarded_allocated, totals.guarded_active) = self.guarded.footprint();
+        totals.metadata += self.guarded.table_bytes() + self.heap_profile.table_bytes();
+        totals.zero_sized = self.zero_sized.lock().live();
+        totals.chunks += totals.large_chunks + totals.guarded_chunks + totals.zero_sized;
+        totals.allocated += totals.large_allocated + totals.guarded_allocated;
+        totals.active += totals.large_active + totals.guarded_active;
+        totals.committed = self.budget.used();
+        totals.peak = self.budget.peak();
+        totals.violations = self.violations();
+        self.collect_metadata(totals, measured);
     }
 
-    fn collect_large(&self, stats: &mut Stats, measured: bool) {
+    fn collect_large(&self, totals: &mut Totals, measured: bool) {
         let census = self.secondary.census(measured);
-        stats.large_chunks = census.chunks;
-        stats.large_allocated = census.allocated;
-        stats.large_active = census.active;
-        stats.large_quarantined = census.quarantined;
-        stats.cached += census.kept;
-        stats.metadata += census.table.1;
-        stats.resident = census.resident;
+        totals.large_chunks = census.chunks;
+        totals.large_allocated = census.allocated;
+        totals.large_active = census.active;
+        totals.large_quarantined = census.quarantined;
+        totals.cached += census.kept;
+        totals.metadata += census.table.1;
+        totals.resident = census.resident;
         if measured {
-            stats.resident += mapping::resident(census.table.0, census.table.1);
+            totals.resident += mapping::resident(census.table.0, census.table.1);
         }
     }
 
     /// Tables, caches, the heap itself; and what of all this, and of the slabs, is in memory.
-    fn collect_metadata(&self, stats: &mut Stats, measured: bool) {
+    fn collect_metadata(&self, totals: &mut Totals, measured: bool) {
         let mut add = |start, bytes| {
             let (start, bytes) = (mapping::page_floor(start), mapping::page_ceil(bytes + start % mapping::PAGE));
-            stats.metadata += bytes;
+            totals.metadata += bytes;
             if measured {
-                stats.resident += mapping::resident(start, bytes);
+                totals.resident += mapping::resident(start, bytes);
             }
         };
         add(core::ptr::from_ref(self).addr(), CORE_BYTES);
         self.arena.for_each_table(&mut add);
         self.caches().for_each(|cache| add(cache, CACHE_BYTES));
-        stats.metadata += self.zero_sized.lock().committed();
+        totals.metadata += self.zero_sized.lock().committed();
         if !measured {
-            stats.resident = stats.committed + stats.metadata;
+            totals.resident = totals.committed + totals.metadata;
             return;
         }
         for (_, region) in self.arena.regions() {
             let Some(class) = region.size_class() else { continue };
             let start = region.slot_start(SlotIndex(0), class.stride());
-            stats.resident += mapping::resident(start, region.frontier() as usize * class.stride());
+            totals.resident += mapping::resident(start, region.frontier() as usize * class.stride());
         }
     }
 }

@@ -205,7 +205,8 @@ pub(crate) fn for_each_line(path: &CStr, mut visit: impl FnMut(&[u8])) {
 pub(crate) fn count_lines(path: &CStr) -> Option<usize> {
     let _errno = Errno::keep();
     let file = File::open(path)?;
-    let mut part = [0; 4096];
+    // Small: who asks may have a stack of 16 KiB.
+    let mut part = [0; 1024];
     let mut lines = 0;
     loop {
         let count = file.read(&mut part)?;

@@ -206,9 +206,10 @@ pub(crate) fn unmap(address: usize, bytes: usize) {
     let _ = unsafe { libc::munmap(ptr::with_exposed_provenance_mut(address), bytes) };
 }
 
-/// How many bytes of a range have a page in memory. Asked of the kernel for 16 MiB at a time.
+/// How many bytes of a range have a page in memory. Asked of the kernel for 4 MiB at a time, because some threads
+/// have little stack.
 pub(crate) fn resident(start: usize, bytes: usize) -> usize {
-    const PAGES: usize = 4096;
+    const PAGES: usize = 1024;
     let _errno = Errno::keep();
     let mut pages = [0_u8; PAGES];
     let (mut address, end) = (page_floor(start), page_ceil(start + bytes));

@@ -64,7 +64,6 @@ pub(crate) struct Census {
     pub(crate) free: usize,
     /// Slots in caches and in the program's hands.
     pub(crate) out: usize,
-    pub(crate) slab_bytes: usize,
 }
 
 /// The shared state of a size class; reached under its lock.
@@ -558,7 +557,6 @@ impl Class {
             empty_slabs: self.empty.length() as usize,
             free: self.free_slots,
             out: slabs * self.slots() as usize - self.free_slots,
-            slab_bytes: self.slab_bytes(),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Class {
             if ground.options.release_interval_ms != 0 && kept {
                 break;
             }
-            self.release(ground, oldest);
+            let _ = self.release(ground, oldest);
         }
     }
 
@@ -82,7 +82,7 @@ impl Class {
         for _ in 0..MOST_AT_ONCE {
             match self.empty.oldest() {
                 Some(oldest) if Descriptors(ground.arena).slab(oldest).changed_in < finished => {
-                    self.release(ground, oldest);
+                    let _ = self.release(ground, oldest);
                 }
                 _ => break,
             }
@@ -94,50 +94,58 @@ impl Class {
         self.release_tables(ground);
     }
 
-    /// Gives all free memory back: empty slabs and free pages.
-    pub(crate) fn purge(&mut self, ground: Ground<'_>) {
+    /// Gives all free memory back: empty slabs and free pages. `false` when there was nothing that the system took.
+    pub(crate) fn purge(&mut self, ground: Ground<'_>) -> bool {
+        let mut released = false;
         self.close_empty(ground);
         while let Some(oldest) = self.empty.oldest() {
-            self.release(ground, oldest);
+            released |= self.release(ground, oldest);
         }
-        self.trim_partial(ground, u32::MAX, u32::MAX);
-        self.trim_open(ground);
+        released |= self.trim_partial(ground, u32::MAX, u32::MAX);
+        released |= self.trim_open(ground);
         self.release_tables(ground);
+        released
     }
 
     /// Trims slabs in partial use that were last given a slot before the epoch `finished`, oldest first. Those that were
-    /// looked at go to the end of the list, so that warm ones are opened first and the next epoch looks at others.
-    fn trim_partial(&mut self, ground: Ground<'_>, most: u32, finished: u32) {
+    /// looked at go to the end of the list, so that warm ones are opened first and the next epoch looks at others. Tells whether
+    /// pages were given back.
+    fn trim_partial(&mut self, ground: Ground<'_>, most: u32, finished: u32) -> bool {
         let mut slabs = Descriptors(ground.arena);
+        let mut released = false;
         for _ in 0..self.partial.length().min(most) {
-            let Some(id) = self.partial.oldest() else { return };
+            let Some(id) = self.partial.oldest() else { break };
             if (1..finished).contains(&slabs.slab(id).changed_in) {
-                self.trim(ground, id);
+                released |= self.trim(ground, id);
             }
             self.partial.remove(&mut slabs, id);
             self.partial.push(&mut slabs, id, Place::Partial);
         }
+        released
     }
 
-    /// Trims the open slabs, once until somebody uses them again.
-    fn trim_open(&mut self, ground: Ground<'_>) {
+    /// Trims the open slabs, once until somebody uses them again. Tells whether pages were given back.
+    fn trim_open(&mut self, ground: Ground<'_>) -> bool {
+        let mut released = false;
         if self.used_in == 0 {
-            return;
+            return released;
         }
         self.used_in = 0;
         for which in 0..self.open_count {
             if let Some(&open) = self.open.get(which) {
-                self.trim(ground, open.slab);
+                released |= self.trim(ground, open.slab);
             }
         }
+        released
     }
 
-    /// Gives back the pages of a slab on which every slot is free, with the pages that it shares with its neighbours.
+    /// Gives back the pages of a slab on which every slot is free, with the pages that it shares with its neighbours. Tells whether
+    /// there were any.
     ///
     /// The first slot of the slab behind goes with the page that its header is on, and counts as never handed out from then
     /// on: of such a slot only the pages that it shares are compared with zero when it is handed out. So its other pages go
     /// too; else what a dangling pointer wrote there would be handed out.
-    fn trim(&mut self, ground: Ground<'_>, id: SlabId) {
+    fn trim(&mut self, ground: Ground<'_>, id: SlabId) -> bool {
         Descriptors(ground.arena).slab(id).changed_in = 0;
         let region = ground.arena.region(id.region());
         let (start, end) = self.extent(region, id);
@@ -145,6 +153,7 @@ impl Class {
             Neighbour::InUse if self.id.stride() > PAGE => page_floor(end + self.id.stride()),
             _ => end,
         };
+        let mut released = false;
         let mut page = page_floor(start);
         while page < end {
             let first = page;
@@ -156,10 +165,12 @@ impl Class {
                 // Refusal means that the pages stay as they are: free slots with headers.
                 if mapping::release(first, page - first).is_ok() {
                     self.unseal(region, first, page);
+                    released = true;
                 }
             }
             page += PAGE;
         }
+        released
     }
 
     /// The slots that reach into `[start, end)`, and the header behind the last one.
@@ -192,8 +203,9 @@ impl Class {
         }
     }
 
-    /// Gives an empty slab back.
-    fn release(&mut self, ground: Ground<'_>, id: SlabId) {
+    /// Gives an empty slab back; `false` where the system has not taken its pages.
+    fn release(&mut self, ground: Ground<'_>, id: SlabId) -> bool {
+        let mut released = false;
         let mut slabs = Descriptors(ground.arena);
         let region = ground.arena.region(id.region());
         self.empty.remove(&mut slabs, id);
@@ -205,6 +217,7 @@ impl Class {
             // Best: gone and inaccessible in one call, at no mapping. Else gone; should even that be refused, the
             // slots are still zero and are only sealed anew.
             let guarded = mapping::install_guard(start, end - start).is_ok();
+            released = guarded || mapping::release(start, end - start).is_ok();
             if guarded {
                 slabs.slab(id).inaccessible = true;
                 for neighbour in [before, behind] {
@@ -212,8 +225,6 @@ impl Class {
                         slabs.slab(shares).inaccessible = true;
                     }
                 }
-            } else {
-                let _ = mapping::release(start, end - start);
             }
         }
         let first = id.number() << slots_log2(self.id);
@@ -226,6 +237,7 @@ impl Class {
         self.free_slots -= self.slots() as usize;
         self.tables_to_release = true;
         ground.budget.refund(self.slab_bytes());
+        released
     }
 
     /// What lies beside a slab.

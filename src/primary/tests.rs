@@ -88,9 +88,9 @@ impl Slots {
     fn assert_accounts(&self, out: usize) {
         let census = self.class.census();
         assert_eq!(census.out, out);
-        assert_eq!(census.slab_bytes, self.class.slots() as usize * self.stride());
+        assert_eq!(self.class.slab_bytes(), self.class.slots() as usize * self.stride());
         assert_eq!(census.free + census.out, census.slabs * self.class.slots() as usize);
-        assert_eq!(self.budget.used(), census.slabs * census.slab_bytes);
+        assert_eq!(self.budget.used(), census.slabs * self.class.slab_bytes());
         assert!(census.empty_slabs <= census.slabs);
     }
 }

@@ -207,21 +207,27 @@ impl Secondary {
         self.drop_kept(ground, |cache| cache.take_older_than(interval));
     }
 
-    fn drop_kept(&self, ground: Ground<'_>, mut next: impl FnMut(&mut MappingCache) -> Option<usize>) {
+    /// Retires kept mappings; tells whether there were any.
+    fn drop_kept(&self, ground: Ground<'_>, mut next: impl FnMut(&mut MappingCache) -> Option<usize>) -> bool {
+        let mut dropped = false;
         loop {
             let old = {
                 let mut state = self.state.lock();
                 // What is kept is known.
-                let Some(&mut old) = next(&mut state.cache).and_then(|chunk| state.table.get(chunk)) else { return };
+                let Some(&mut old) = next(&mut state.cache).and_then(|chunk| state.table.get(chunk)) else {
+                    return dropped;
+                };
                 old
             };
             self.retire(ground, &old);
+            dropped = true;
         }
     }
 
-    /// Gives kept mappings back to the system. Quarantined addresses have no memory behind them and stay.
-    pub(crate) fn purge(&self, ground: Ground<'_>) {
-        self.drop_kept(ground, MappingCache::take_any);
+    /// Gives kept mappings back to the system. Quarantined addresses have no memory behind them and stay. `false` when none
+    /// was kept.
+    pub(crate) fn purge(&self, ground: Ground<'_>) -> bool {
+        self.drop_kept(ground, MappingCache::take_any)
     }
 
     /// Gives back all that is held for speed or against use after free: the system or the budget has refused, and a

@@ -88,6 +88,10 @@ pub(crate) struct ThreadCache {
     pub(crate) in_use: bool,
     /// Not in use, and not flushed.
     pub(crate) warm: bool,
+    /// Not in use, and without memory behind all but its first page.
+    pub(crate) bare: bool,
+    /// The epoch in which its last thread left it.
+    pub(crate) left_in: u32,
     /// Turns of rings, truncated.
     pub(crate) turns: u8,
     /// The kernel's number of its thread, or [`ASK`]; zero where threads share the cache.
@@ -118,6 +122,9 @@ const RARE: u32 = 10;
 /// Bytes of a cache.
 pub(crate) const CACHE_BYTES: usize = page_ceil(size_of::<ThreadCache>());
 
+const _: () =
+    assert!(core::mem::offset_of!(ThreadCache, bins) <= PAGE, "what a bare cache is to know lies on its first page");
+
 /// Bytes of a cache with a guard page on each side.
 const MAPPING_BYTES: usize = CACHE_BYTES + 2 * PAGE;
 
@@ -142,7 +149,6 @@ impl ThreadCache {
         }
         let address = start + PAGE;
         let cache = core::ptr::with_exposed_provenance_mut::<Self>(address);
-        let quarantine_bytes = stock.quarantine((options.quarantine_kb as usize) << 10);
         // SAFETY: fresh zeroed memory, large enough and page-aligned. Every field is written before a reference exists, except
         // for the places of slots, which are only ever reached through the bins.
         unsafe {
@@ -158,23 +164,51 @@ impl ThreadCache {
             (&raw mut (*cache).fills).write(options.fill_pattern);
             (&raw mut (*cache).turns).write(0);
             (&raw mut (*cache).rounds).write(0);
-            (&raw mut (*cache).ready_bytes).write(stock.ready() as u32);
-            (&raw mut (*cache).quarantine_room).write(quarantine_bytes.cast_signed());
             (&raw mut (*cache).random).write(random);
             (&raw mut (*cache).generation).write(generation);
             (&raw mut (*cache).set).write(None);
             (&raw mut (*cache).next).write(0);
             (&raw mut (*cache).in_use).write(true);
             (&raw mut (*cache).warm).write(false);
+            (&raw mut (*cache).left_in).write(0);
+            Self::furnish(cache, options, stock);
+            (*cache).resume_fast_paths();
+        }
+        Ok(address)
+    }
+
+    /// Gives a cache its bins, and as much room as there is for one: a new cache, or a bare one.
+    ///
+    /// # Safety
+    /// `cache` is mapped, and nobody else's; what lies behind its bins is zero.
+    pub(crate) unsafe fn furnish(cache: *mut Self, options: &Options, stock: Stock) {
+        let quarantine_bytes = stock.quarantine((options.quarantine_kb as usize) << 10);
+        // SAFETY: the caller's promise. The bins own the places that they are given.
+        unsafe {
+            (&raw mut (*cache).bare).write(false);
+            (&raw mut (*cache).ready_bytes).write(stock.ready() as u32);
+            (&raw mut (*cache).quarantine_room).write(quarantine_bytes.cast_signed());
             for class in ClassId::all() {
                 let number = class.index();
                 let ring_slots = (&raw mut (*cache).ring_slots).cast::<RingSlots>().add(number);
                 let bin = Bin::new(class, quarantine_bytes, ring_slots);
                 (&raw mut (*cache).bins).cast::<Bin>().add(number).write(bin);
             }
-            (*cache).resume_fast_paths();
         }
-        Ok(address)
+    }
+
+    /// Gives back the memory of a cache that is flushed and not in use, but for its first page; `false` where the system
+    /// does not take it. It can be [`Self::furnish`]ed again without asking the system, which could refuse then.
+    ///
+    /// # Safety
+    /// `cache` is mapped, and nobody else's.
+    pub(crate) unsafe fn strip(cache: *mut Self) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (*cache).remembered.unmap();
+            (*cache).bare = mapping::release(cache.expose_provenance() + PAGE, CACHE_BYTES - PAGE).is_ok();
+            (*cache).bare
+        }
     }
 
     /// Lets fast paths run until the next sample is near.
@@ -215,11 +249,15 @@ impl ThreadCache {
     /// moment: what it is just doing may be missing. For statistics, so that the fast path need not publish anything.
     ///
     /// # Safety
-    /// `cache` is the address of a cache that stays mapped.
+    /// `cache` is the address of a cache that stays mapped, and does not change hands meanwhile.
     pub(crate) unsafe fn peek(cache: usize, class: ClassId) -> (usize, usize) {
         let cache = core::ptr::with_exposed_provenance::<Self>(cache);
         // SAFETY: the caller's promise. No reference is made, and an aligned word is read whole.
         unsafe {
+            // Not to be looked at: even that would map pages.
+            if (*cache).bare {
+                return (0, 0);
+            }
             let bin = (&raw const (*cache).bins).cast::<Bin>().add(class.index());
             (Ready::peek_length(&raw const (*bin).ready), Ring::peek_length(&raw const (*bin).ring))
         }

@@ -143,10 +143,12 @@ static void malloc_trim_says_whether_it_gave_back(void) {
     static void *chunks[COUNT];
     for (int i = 0; i < COUNT; i++) memset(chunks[i] = malloc(4000), 1, 4000);
     for (int i = 0; i < COUNT; i++) free(chunks[i]);
-    int first = malloc_trim(0);
-    EXPECT(first == 0 || first == 1);
-    int again = malloc_trim(SIZE_MAX);
-    EXPECT(again == 0 || again == 1);
+    EXPECT(malloc_trim(0) == 1);
+    /* A program may repeat it until there is nothing left. */
+    int rounds = 0;
+    while (malloc_trim(0) == 1 && rounds < 100) rounds++;
+    EXPECT(rounds < 5);
+    EXPECT(malloc_trim(SIZE_MAX) == 0);
     void *p = malloc(100);
     memset(p, 1, 100);
     free(p);

@@ -7,11 +7,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
 
 #pragma weak testudo_stats
 #pragma weak testudo_check_stats
 #pragma weak testudo_class_stats
 #pragma weak testudo_purge
+#pragma weak testudo_check_heap
 
 enum { COUNT = 3000, SIZE = 100 };
 
@@ -158,6 +161,79 @@ static void holds_chunks_and_prints_info(void) {
     EXPECT(malloc_info(0, stdout) == 0);
 }
 
+/* Each function that tells about the heap or looks at all of it. */
+static FILE *nowhere;
+static struct testudo_stats told;
+static struct testudo_class_stats told_of_classes[200];
+
+static void ask_mallinfo(void) { (void)mallinfo(); }
+static void ask_mallinfo2(void) { (void)mallinfo2(); }
+static void ask_malloc_stats(void) { malloc_stats(); }
+static void ask_malloc_info(void) { malloc_info(0, nowhere); }
+static void ask_malloc_trim(void) { malloc_trim(0); }
+static void ask_testudo_stats(void) { testudo_stats(&told); }
+static void ask_testudo_check_stats(void) { testudo_check_stats(&told); }
+static void ask_testudo_class_stats(void) { testudo_class_stats(told_of_classes, 200); }
+static void ask_testudo_check_heap(void) { testudo_check_heap(); }
+static void ask_testudo_purge(void) { testudo_purge(); }
+
+static void (*const questions[])(void) = {
+    ask_mallinfo,      ask_mallinfo2,           ask_malloc_stats,        ask_malloc_info,        ask_malloc_trim,
+    ask_testudo_stats, ask_testudo_check_stats, ask_testudo_class_stats, ask_testudo_check_heap, ask_testudo_purge,
+};
+enum { QUESTIONS = sizeof questions / sizeof *questions };
+
+/* Something to find everywhere; and the loader, which takes stack too, finds each function only once. */
+static void ask_once(void) {
+    nowhere = fopen("/dev/null", "w");
+    EXPECT(nowhere != NULL && freopen("/dev/null", "w", stderr) != NULL);
+    hold(SIZE);
+    for (int i = 0; i < 1000; i++) free(malloc(i * 300));
+    for (int i = 0; i < QUESTIONS; i++) questions[i]();
+    for (int i = 0; i < 1000; i++) free(malloc(i * 300));
+}
+
+static void *asks_all(void *unused) {
+    (void)unused;
+    for (int i = 0; i < QUESTIONS; i++) questions[i]();
+    return NULL;
+}
+
+static void a_thread_with_the_least_stack_can_ask_everything(void) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    ask_once();
+    pthread_attr_init(&attributes);
+    EXPECT(pthread_attr_setstacksize(&attributes, 16384) == 0);
+    EXPECT(pthread_create(&thread, &attributes, asks_all, NULL) == 0);
+    pthread_join(thread, NULL);
+    let_go();
+}
+
+/* Runs each on a stack of its own, and looks how far down it was written to. */
+static void every_question_takes_less_than_4_kib_of_stack(void) {
+    enum { STACK = 1 << 18, FILL = 0xa5 };
+    static ucontext_t back, there;
+    ask_once();
+    for (int i = 0; i < QUESTIONS; i++) {
+        unsigned char *stack = mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        EXPECT(stack != MAP_FAILED);
+        memset(stack, FILL, STACK);
+        getcontext(&there);
+        there.uc_stack.ss_sp = stack;
+        there.uc_stack.ss_size = STACK;
+        there.uc_link = &back;
+        makecontext(&there, questions[i], 0);
+        swapcontext(&back, &there);
+        size_t untouched = 0;
+        while (untouched < STACK && stack[untouched] == FILL) untouched++;
+        if (STACK - untouched >= 4096) printf("question %d takes %zu bytes\n", i, STACK - untouched);
+        EXPECT(STACK - untouched < 4096);
+        munmap(stack, STACK);
+    }
+    let_go();
+}
+
 static const struct check checks[] = {
     CHECK(an_exact_count_is_what_was_asked_for),
     CHECK(a_quick_count_knows_the_chunks_and_bounds_the_bytes),
@@ -167,6 +243,8 @@ static const struct check checks[] = {
     CHECK(numbers_stay_possible_while_threads_allocate),
     CHECK(the_infos_of_glibc_agree),
     CHECK(holds_chunks_and_prints_info),
+    CHECK(a_thread_with_the_least_stack_can_ask_everything),
+    CHECK(every_question_takes_less_than_4_kib_of_stack),
     {0},
 };
 

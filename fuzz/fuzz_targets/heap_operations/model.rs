@@ -179,7 +179,9 @@ impl Model {
                 self.allocate(heaps, usize::from(heap) % HEAPS, layout(size.bytes(), alignment(align_log2)), true);
             }
             Step::Check { heap } => self.heap(heaps, usize::from(heap) % HEAPS).check().expect("nothing is damaged"),
-            Step::Purge { heap } => self.heap(heaps, usize::from(heap) % HEAPS).purge().expect("nothing is damaged"),
+            Step::Purge { heap } => {
+                self.heap(heaps, usize::from(heap) % HEAPS).purge().expect("nothing is damaged");
+            }
             Step::Reallocate { which, .. }
             | Step::Refit { which, .. }
             | Step::Free { which }
