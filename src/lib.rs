@@ -15,7 +15,7 @@
 //!             \        |                  \
 //!    primary: arena → region → slab → slot   secondary: one mapping per chunk, guards on both sides; freed, resize → layout, table
 //!             \        |                    /
-//!    chunk: header, checksum, canary, contents · size_class · protections · budget · sampling, byte_sampling · random · options · stats · violation · text · report (report_json, abort_message) · trace
+//!    chunk: header, checksum, canary, contents, vectors · size_class · protections · budget · sampling, byte_sampling · random, place · options · stats · violation · text · report (report_json, abort_message) · trace
 //!                      os: mapping, lock, futex, atomic, thread_local, entropy, environment, cgroup, file, prefetch, process, report_copy
 //! ```
 //!
@@ -36,6 +36,7 @@ mod heap;
 mod heap_profile;
 pub mod options;
 mod os;
+mod place;
 mod primary;
 mod protections;
 mod quarantine;

@@ -4,7 +4,7 @@
 //! configuration. Any other mixture of options runs the same code with answers read from the heap.
 
 use crate::chunk::checksum::{Crc, Portable};
-use crate::chunk::contents::{Ordinary, Vectors};
+use crate::chunk::vectors::{Ordinary, Vectors};
 use crate::options::Options;
 use core::marker::PhantomData;
 
@@ -17,7 +17,7 @@ pub(crate) type Native = Portable;
 
 /// The vectors that profiles are compiled with.
 #[cfg(target_arch = "x86_64")]
-pub(crate) type NativeVectors = crate::chunk::contents::Wide;
+pub(crate) type NativeVectors = crate::chunk::vectors::Wide;
 /// The vectors that profiles are compiled with.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) type NativeVectors = Ordinary;

@@ -237,7 +237,7 @@ macro_rules! canary_window {
 /// The last 16 bytes of a slot: `slack` bytes of canary behind zeroes.
 ///
 /// # Safety
-/// As for [`Vectors::fill_window`](super::contents::Vectors::fill_window). The CPU has AVX2.
+/// As for [`Vectors::fill_window`](super::vectors::Vectors::fill_window). The CPU has AVX2.
 #[inline(always)]
 pub(crate) unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
     // SAFETY: the caller's promise; a mask is 16 of the 32 bytes of the table.
@@ -255,7 +255,7 @@ pub(crate) unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, 
 /// Whether the last `slack` bytes of a slot are canary.
 ///
 /// # Safety
-/// As for [`Vectors::is_window`](super::contents::Vectors::is_window). The CPU has AVX2.
+/// As for [`Vectors::is_window`](super::vectors::Vectors::is_window). The CPU has AVX2.
 #[inline(always)]
 pub(crate) unsafe fn is_window(
     chunk: *const u8,

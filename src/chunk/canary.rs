@@ -3,8 +3,9 @@
 //! Attack: an overflow that stays inside the slot, or the first bytes of one that does not. Cost: one
 //! or two stores when a chunk is handed out, as many loads when it comes back.
 
-use super::checksum::{CANARY_FIXED, Secrets};
-use super::contents::Vectors;
+use super::checksum::Secrets;
+use super::vectors::Vectors;
+use super::windows::WINDOW;
 
 /// Where a canary was found damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,37 +18,10 @@ pub(crate) struct Damage {
     pub(crate) seen: u64,
 }
 
-/// Bytes that are compared or written together. Up to strides of 256 bytes, slack is shorter than this.
-pub(super) const WINDOW: usize = 16;
-
 /// The bytes of the word at `size & !7` that are slack, as a mask (little-endian).
 #[inline(always)]
 const fn first_mask(size: usize) -> u64 {
     !0 << ((size & 7) * 8)
-}
-
-/// What it takes to make and to compare a whole window: constants too, so that all of it is reached from one address.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(super) struct Windows {
-    /// The canary's secret, twice.
-    pub(super) secret: [u64; 2],
-    /// Bits of the checksum that go into a canary.
-    pub(super) free: [u64; 2],
-    /// Sixteen bytes of nothing and sixteen of everything: read at `slack`, a mask of the last `slack` bytes.
-    pub(super) masks: [u8; 2 * WINDOW],
-}
-
-impl Windows {
-    pub(super) const fn new(secret: u64) -> Self {
-        let mut masks = [0; 2 * WINDOW];
-        let mut at = WINDOW;
-        while at < 2 * WINDOW {
-            masks[at] = 0xff;
-            at += 1;
-        }
-        Self { secret: [secret; 2], free: [!CANARY_FIXED; 2], masks }
-    }
 }
 
 /// Fills `[size, capacity)` behind `chunk` with canaries. The bytes before stay as they are.
@@ -76,54 +50,6 @@ pub(crate) unsafe fn fill_window<V: Vectors>(
 ) {
     // SAFETY: the caller's promise; the last 16 bytes of the slot may begin in its header.
     unsafe { V::fill_window(chunk, capacity, capacity.wrapping_sub(size), secrets, checksum) }
-}
-
-/// The last 16 bytes of a slot of which `slack` are canary, and the others zero.
-#[inline(always)]
-fn window(slack: usize, secrets: &Secrets, checksum: u32) -> u128 {
-    // SAFETY: `slack` is at most 16, so the mask lies in the table.
-    let mask = unsafe { secrets.canary.masks.as_ptr().add(slack).cast::<u128>().read_unaligned() };
-    pattern(secrets, checksum) & mask
-}
-
-/// [`Secrets::canary`], twice.
-#[inline(always)]
-fn pattern(secrets: &Secrets, checksum: u32) -> u128 {
-    let word = u128::from(secrets.canary(checksum));
-    word | word << 64
-}
-
-/// [`Vectors::fill_window`] for every CPU.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-pub(super) unsafe fn fill_last(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let last = chunk.add(capacity).sub(WINDOW).cast::<u128>();
-        last.write_unaligned(last.read_unaligned() | window(slack, secrets, checksum));
-    }
-}
-
-/// [`Vectors::is_window`] for every CPU.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-pub(super) unsafe fn is_last(
-    chunk: *const u8,
-    capacity: usize,
-    slack: usize,
-    secrets: &Secrets,
-    checksum: u32,
-) -> bool {
-    // SAFETY: the caller's promise; `slack` is at most 16, so the mask lies in the table.
-    unsafe {
-        let seen = chunk.add(capacity).sub(WINDOW).cast::<u128>().read_unaligned();
-        let mask = secrets.canary.masks.as_ptr().add(slack).cast::<u128>().read_unaligned();
-        (seen ^ pattern(secrets, checksum)) & mask == 0
-    }
 }
 
 #[inline(always)]
@@ -227,9 +153,9 @@ fn damage(at: usize, seen: u64, canary: u64, mask: u64) -> Damage {
 #[cfg(test)]
 mod tests {
     use super::super::checksum::Secrets;
-    use super::super::contents::Ordinary;
+    use super::super::vectors::Ordinary;
     #[cfg(target_arch = "x86_64")]
-    use super::super::contents::Wide;
+    use super::super::vectors::Wide;
     use super::{WINDOW, check, fill, fill_window, is_intact};
     use crate::os::mapping::{self, PAGE};
     use crate::random::Random;

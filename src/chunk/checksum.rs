@@ -8,8 +8,8 @@
 //! This is not a cryptographic MAC: it makes every try a guess of 32 bits against an
 //! allocator that aborts on the first wrong one. Cost: about 2 ns of latency, mostly hidden.
 
-use super::canary::Windows;
 use super::header::{Fields, Header};
+use super::windows::{CANARY_FIXED, Windows};
 use crate::size_class::HEADER;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,9 +24,6 @@ pub(crate) struct Secrets {
     free: u64,
     pub(super) canary: Windows,
 }
-
-/// Bits of canary bytes that are the same in all: the highest is set, the lowest is not.
-pub(crate) const CANARY_FIXED: u64 = 0x8181_8181_8181_8181;
 
 /// How the 64 mixed bits become 32. A type, so that the choice costs nothing on the fast path.
 pub(crate) trait Crc {
@@ -168,7 +165,7 @@ pub(crate) fn write(chunk: usize, header: Header) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::canary::Windows;
+    use super::super::windows::Windows;
     use super::{Crc, Portable, Seal, Secrets};
     use crate::random::Random;
     use proptest::prelude::*;

@@ -4,8 +4,6 @@
 //! writing through a dangling pointer. Cost: a few stores at free, as many loads at reuse; the
 //! program is about to touch the lines anyway.
 
-use super::canary;
-use super::checksum::Secrets;
 use super::extent::{BLOCK, Extent, SHORT};
 use super::sparse::{self, PART, SPARSE};
 use crate::os::mapping::PAGE;
@@ -15,7 +13,7 @@ use core::arch::asm;
 const STEP: usize = 8 * BLOCK;
 
 /// From this many bytes on the C library's `memset`, or less than that, is faster than the loop here.
-const LONG: usize = 1 << 10;
+pub(super) const LONG: usize = 1 << 10;
 
 /// From this many bytes on zeroing bypasses the caches.
 const PAST_CACHES: usize = 2 << 20;
@@ -25,107 +23,6 @@ const PAST_CACHES: usize = 2 << 20;
 fn keep_loop() {
     // SAFETY: no instructions.
     unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
-}
-
-/// How long the vectors are that a fast path works with. A type, so that the choice costs nothing there.
-pub(crate) trait Vectors {
-    /// [`zero`].
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent);
-
-    /// [`is_zero`].
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool;
-
-    /// Writes the last 16 bytes of a slot that is zero: `slack` bytes of canary. A header that is among these bytes stays as it is.
-    ///
-    /// # Safety
-    /// `chunk` is writable for `capacity` bytes, and for 8 in front of it; `capacity` is at least 8, `slack` at most 16.
-    unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32);
-
-    /// Whether the last `slack` bytes of a slot are canary.
-    ///
-    /// # Safety
-    /// As for [`Self::fill_window`], readable.
-    unsafe fn is_window(chunk: *const u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) -> bool;
-}
-
-/// Sixteen bytes, which every CPU can do.
-pub(crate) struct Ordinary;
-
-impl Vectors for Ordinary {
-    #[inline(always)]
-    unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
-        // SAFETY: the caller's promise.
-        unsafe { zero(chunk, bytes, extent) }
-    }
-
-    #[inline(always)]
-    unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
-        // SAFETY: the caller's promise.
-        unsafe { is_zero(chunk, extent) }
-    }
-
-    #[inline(always)]
-    unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
-        // SAFETY: the caller's promise.
-        unsafe { canary::fill_last(chunk, capacity, slack, secrets, checksum) }
-    }
-
-    #[inline(always)]
-    unsafe fn is_window(chunk: *const u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) -> bool {
-        // SAFETY: the caller's promise.
-        unsafe { canary::is_last(chunk, capacity, slack, secrets, checksum) }
-    }
-}
-
-/// AVX2's 32 bytes. Only for CPUs that have it.
-#[cfg(target_arch = "x86_64")]
-pub(crate) struct Wide;
-
-#[cfg(target_arch = "x86_64")]
-impl Vectors for Wide {
-    #[inline(always)]
-    unsafe fn zero(chunk: *mut u8, bytes: usize, extent: &Extent) {
-        // SAFETY: the caller's promise; `process::has_native_vectors` said so before this type was chosen.
-        unsafe {
-            if bytes <= LONG {
-                super::avx2::zero(chunk, bytes, extent);
-            } else if bytes < SPARSE {
-                zero_long(chunk, bytes);
-            } else {
-                super::avx2::zero_sparse(chunk, bytes);
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn is_zero(chunk: *const u8, extent: &Extent) -> bool {
-        // SAFETY: as above.
-        unsafe {
-            if extent.capacity() <= LONG {
-                super::avx2::is_zero(chunk, extent)
-            } else {
-                super::avx2::is_zero_long(chunk, extent)
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn fill_window(chunk: *mut u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) {
-        // SAFETY: as above.
-        unsafe { super::avx2::fill_window(chunk, capacity, slack, secrets, checksum) }
-    }
-
-    #[inline(always)]
-    unsafe fn is_window(chunk: *const u8, capacity: usize, slack: usize, secrets: &Secrets, checksum: u32) -> bool {
-        // SAFETY: as above.
-        unsafe { super::avx2::is_window(chunk, capacity, slack, secrets, checksum) }
-    }
 }
 
 /// Zeroes a user area. `bytes` is the extent's capacity, said once more because the caller knows more about it.
@@ -194,7 +91,7 @@ unsafe fn zero_step(step: *mut u8) {
 
 #[cold]
 #[inline(never)]
-unsafe fn zero_long(chunk: *mut u8, bytes: usize) {
+pub(super) unsafe fn zero_long(chunk: *mut u8, bytes: usize) {
     // SAFETY: the caller's promise; the parts lie inside.
     unsafe {
         if bytes < SPARSE {
@@ -383,7 +280,8 @@ pub(crate) unsafe fn first_nonzero(chunk: *const u8, bytes: usize) -> Option<usi
 
 #[cfg(test)]
 mod tests {
-    use super::{Extent, Ordinary, PAGE, Vectors, first_nonzero, is_zero, is_zero_at_edges, zero};
+    use super::{Extent, PAGE, first_nonzero, is_zero, is_zero_at_edges, zero};
+    use crate::chunk::vectors::{Ordinary, Vectors};
     use proptest::prelude::*;
 
     /// A header's word, `words` words, and one behind that is not the slot's.
@@ -444,7 +342,7 @@ mod tests {
         zeroing_clears_every_length::<Ordinary>();
         #[cfg(target_arch = "x86_64")]
         if crate::os::process::has_native_vectors() {
-            zeroing_clears_every_length::<super::Wide>();
+            zeroing_clears_every_length::<crate::chunk::vectors::Wide>();
         }
     }
 
@@ -453,7 +351,7 @@ mod tests {
         every_byte_of_every_length_is_looked_at::<Ordinary>();
         #[cfg(target_arch = "x86_64")]
         if crate::os::process::has_native_vectors() {
-            every_byte_of_every_length_is_looked_at::<super::Wide>();
+            every_byte_of_every_length_is_looked_at::<crate::chunk::vectors::Wide>();
         }
     }
 

@@ -15,3 +15,5 @@ pub(crate) mod contents;
 pub(crate) mod extent;
 pub(crate) mod header;
 mod sparse;
+pub(crate) mod vectors;
+mod windows;

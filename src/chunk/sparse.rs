@@ -44,8 +44,8 @@ pub(super) unsafe fn zero(chunk: *mut u8, bytes: usize, is_zero: impl Fn(*const 
 #[cfg(test)]
 mod tests {
     use super::{MOST_UNSEEN, PART, SPARSE, zero};
-    use crate::chunk::contents::{Ordinary, Vectors};
     use crate::chunk::extent::Extent;
+    use crate::chunk::vectors::{Ordinary, Vectors};
     use core::cell::RefCell;
     use proptest::prelude::*;
 
@@ -71,7 +71,7 @@ mod tests {
             prop_assert!(clears::<Ordinary>(memory.clone(), offset, words));
             #[cfg(target_arch = "x86_64")]
             if crate::os::process::has_native_vectors() {
-                prop_assert!(clears::<crate::chunk::contents::Wide>(memory, offset, words));
+                prop_assert!(clears::<crate::chunk::vectors::Wide>(memory, offset, words));
             }
         }
     }

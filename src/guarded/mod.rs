@@ -28,7 +28,7 @@ use crate::chunk::checksum::Seal;
 use crate::options::Options;
 use crate::os::lock::{Lock, RawLock};
 use crate::os::mapping::{self, PAGE};
-use crate::primary::arena::reserve_somewhere;
+use crate::place::reserve_somewhere;
 use crate::random::Random;
 use crate::trace::depot::{DEPOT_BYTES, Depot};
 use core::sync::atomic::{AtomicUsize, Ordering};

@@ -3,7 +3,7 @@
 use crate::chunk::header::Origin;
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::os::prefetch;
-use crate::primary::arena::reserve_somewhere;
+use crate::place::reserve_somewhere;
 use crate::random::Random;
 use crate::trace::depot::{Depot, TraceId};
 use crate::trace::{Caller, DEPTH, History, Taken, Trace};

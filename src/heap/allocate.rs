@@ -2,13 +2,13 @@
 
 use super::core::Core;
 use crate::chunk::checksum;
-use crate::chunk::contents::Vectors;
 use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header, MAX_ALIGN_LOG2, Origin};
+use crate::chunk::vectors::Vectors;
 use crate::chunk::{canary, contents};
 use crate::guarded::{GUARDED_MAX, PATTERN};
 use crate::os::mapping::{OutOfMemory, PAGE};
-use crate::primary::arena::reserve_somewhere;
+use crate::place::reserve_somewhere;
 use crate::primary::class::BATCH;
 use crate::primary::region::{OwnedSlot, state};
 use crate::primary::slab::slots_log2;

@@ -1,27 +1,26 @@
-//! What a heap is: settings, arena, classes, secondary, and the registry of its caches.
+//! What a heap is: settings, arena, classes, secondary, and how it begins, ends and gets through a fork.
 
 use super::decay::Epochs;
+use super::registry::Registry;
 use crate::budget::Budget;
 use crate::chunk::checksum::{Seal, Secrets};
 use crate::guarded::{self, Guarded};
 use crate::heap_profile::HeapProfile;
 use crate::options::Options;
 use crate::os::cgroup::Allowed;
-use crate::os::lock::{Guard, Lock, RawLock};
+use crate::os::lock::{Lock, RawLock};
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
 use crate::os::process;
-use crate::primary::arena::{Arena, reserve_somewhere};
+use crate::place::reserve_somewhere;
+use crate::primary::arena::Arena;
 use crate::primary::class::{self, Class};
-use crate::primary::region::state;
 use crate::primary::zero_sized::ZeroSized;
-use crate::protections::Set;
 use crate::random::Random;
 use crate::secondary::{self, Secondary};
 use crate::size_class::{CLASSES, ClassId};
-use crate::thread_cache::{ASK, Stock, ThreadCache};
+use crate::thread_cache::ASK;
 use crate::trace::remembered::Remembered;
 use crate::trace::{Caller, Rules, Taken, Window};
-use crate::violation::Violation;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Address space of the process-wide heap.
@@ -69,7 +68,7 @@ pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) budget: Budget,
     /// Whether the CPU has the vectors that profiles are compiled with.
-    has_vectors: bool,
+    pub(super) has_vectors: bool,
     /// Largest single request in bytes.
     pub(crate) max_alloc: usize,
     pub(crate) arena: Arena,
@@ -85,11 +84,12 @@ pub(crate) struct Core {
     pub(crate) links: Links,
     /// When free memory goes back.
     pub(crate) epochs: Epochs,
-    registry: Lock<Registry>,
+    /// Its caches.
+    pub(super) registry: Lock<Registry>,
     /// Violations that were found and returned.
     violations: AtomicUsize,
     /// How many forks lie between the process that made the heap and this one.
-    generation: AtomicU32,
+    pub(super) generation: AtomicU32,
 }
 
 /// Neighbours of a heap in the list of all heaps (see [`super::fork`]); touched only under the list's lock.
@@ -101,90 +101,6 @@ pub(crate) struct Links {
 impl Links {
     const fn new() -> Self {
         Self { previous: AtomicUsize::new(0), next: AtomicUsize::new(0) }
-    }
-}
-
-/// The caches of a heap and the marks that they use.
-struct Registry {
-    /// First cache of the list.
-    first: usize,
-    /// How many there are.
-    caches: usize,
-    /// Left caches that have not been flushed, and how many of them there may be.
-    warm: usize,
-    most_warm: usize,
-    /// Left caches that have been flushed and have their memory still.
-    cold: usize,
-    /// Bytes of memory that the process may use; `usize::MAX` when there is no limit.
-    memory: usize,
-    /// Marks in use, as bits.
-    marks: [u64; 4],
-    random: Random,
-}
-
-/// Caches that wait for the next thread with all that is in them: a program that starts a thread for every request pays
-/// neither for filling them nor for emptying them.
-const MOST_WARM: usize = 8;
-
-impl Registry {
-    /// A cache that no thread has: if there is one, one that was not flushed, or else one that is not bare. It belongs to whoever
-    /// holds the registry's lock.
-    fn find_left<'a>(&self) -> Option<&'a mut ThreadCache> {
-        let mut found = None;
-        let mut address = self.first;
-        while address != 0 {
-            // SAFETY: caches in the list stay mapped as long as the heap; these fields are only touched under the
-            // registry's lock, and no reference is made to the rest of a cache that is in use.
-            let (in_use, warm, bare, next) = unsafe {
-                let cache = core::ptr::with_exposed_provenance::<ThreadCache>(address);
-                ((*cache).in_use, (*cache).warm, (*cache).bare, (*cache).next)
-            };
-            if !in_use && (!bare || found.is_none()) {
-                found = Some(address);
-                if warm {
-                    break;
-                }
-            }
-            address = next;
-        }
-        // SAFETY: in the list, and nobody else's.
-        found.map(|address| unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) })
-    }
-
-    fn take_mark(&mut self) -> u8 {
-        for mark in state::FIRST_MARK..state::SHARED_MARK {
-            if let Some(word) = self.marks.get_mut(usize::from(mark / 64))
-                && *word & 1 << (mark % 64) == 0
-            {
-                *word |= 1 << (mark % 64);
-                return mark;
-            }
-        }
-        state::SHARED_MARK
-    }
-
-    fn return_mark(&mut self, mark: u8) {
-        if mark != state::SHARED_MARK
-            && let Some(word) = self.marks.get_mut(usize::from(mark / 64))
-        {
-            *word &= !(1 << (mark % 64));
-        }
-    }
-}
-
-/// All caches of a heap, in use or not.
-pub(crate) struct Caches<'a>(Guard<'a, Registry>);
-
-impl Caches<'_> {
-    /// Calls `visit` with the address of each.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize)) {
-        let mut cache = self.0.first;
-        while cache != 0 {
-            visit(cache);
-            // SAFETY: caches in the list stay mapped as long as the heap; `next` is only touched under the registry's lock,
-            // and no reference to the cache is made, which is its thread's.
-            cache = unsafe { (&raw const (*core::ptr::with_exposed_provenance::<ThreadCache>(cache)).next).read() };
-        }
     }
 }
 
@@ -237,16 +153,7 @@ impl Core {
             (*core).guarded.init(&options, random.fork());
             (&raw mut (*core).shared).write(Lock::new(0));
             (&raw mut (*core).links).write(Links::new());
-            (&raw mut (*core).registry).write(Lock::new(Registry {
-                first: 0,
-                caches: 0,
-                warm: 0,
-                most_warm: MOST_WARM,
-                cold: 0,
-                memory: usize::MAX,
-                marks: [0; 4],
-                random: random.fork(),
-            }));
+            (&raw mut (*core).registry).write(Lock::new(Registry::new(random.fork())));
             (&raw mut (*core).heap_profile).write(HeapProfile::new(&options, random.fork()));
             (&raw mut (*core).epochs).write(Epochs::new());
             (&raw mut (*core).violations).write(AtomicUsize::new(0));
@@ -265,13 +172,7 @@ impl Core {
         core.secondary.unmap_all();
         core.guarded.unmap_all();
         core.heap_profile.unmap_all();
-        let mut cache = core.registry.lock().first;
-        while cache != 0 {
-            // SAFETY: caches in the list are mapped, and nobody uses them any more.
-            let next = unsafe { (*core::ptr::with_exposed_provenance::<ThreadCache>(cache)).next };
-            ThreadCache::unmap(cache);
-            cache = next;
-        }
+        core.registry.lock().unmap_all();
         core.arena.unmap();
         mapping::unmap(address - PAGE, CORE_BYTES + 2 * PAGE);
     }
@@ -289,10 +190,7 @@ impl Core {
     /// Keeps no more for later than the process's control groups leave room for.
     pub(crate) fn fit_to(&self, allowed: Allowed) {
         self.budget.fit_to(allowed.memory);
-        let mut registry = self.registry.lock();
-        // No more threads than twice the processors get anything done before the next one starts.
-        registry.most_warm = MOST_WARM.min(allowed.processors.saturating_mul(2));
-        registry.memory = allowed.memory;
+        self.registry.lock().fit_to(allowed);
     }
 
     /// What a class needs.
@@ -330,153 +228,6 @@ impl Core {
     #[inline(always)]
     pub(crate) fn class(&self, class: ClassId) -> &Lock<Class> {
         &self.classes[class.index()]
-    }
-
-    /// A cache for a thread: a left one, or a new one. With `shared`, one that several threads use in turn.
-    ///
-    /// # Errors
-    /// When the system refuses the memory.
-    pub(crate) fn adopt_cache(&self, shared: bool) -> Result<usize, OutOfMemory> {
-        let mut registry = self.registry.lock();
-        let left = if shared { None } else { registry.find_left() };
-        if let Some(cache) = left {
-            cache.in_use = true;
-            if cache.warm {
-                cache.warm = false;
-                registry.warm -= 1;
-            } else {
-                cache.mark = registry.take_mark();
-                if cache.bare {
-                    let stock = Stock::beside(registry.caches - 1, registry.memory);
-                    // SAFETY: nobody else's, and zero behind its first page since it was stripped.
-                    unsafe { ThreadCache::furnish(cache, &self.options, stock) };
-                } else {
-                    registry.cold -= 1;
-                }
-            }
-            cache.checks = self.set(cache.mark);
-            cache.resume_fast_paths();
-            if cache.generation != self.generation.load(Ordering::Relaxed) {
-                // It was another thread's when the process forked, perhaps in the middle of a change.
-                cache.remembered.unmap();
-            }
-            cache.rounds = 0;
-            cache.thread = 0;
-            cache.window = Window::UNKNOWN;
-            return Ok(core::ptr::from_mut(cache).expose_provenance());
-        }
-        let mark = if shared { state::SHARED_MARK } else { registry.take_mark() };
-        let random = registry.random.fork();
-        let generation = self.generation.load(Ordering::Relaxed);
-        let made = ThreadCache::map(
-            core::ptr::from_ref(self).expose_provenance(),
-            mark,
-            self.set(mark),
-            &self.options,
-            Stock::beside(registry.caches, registry.memory),
-            generation,
-            random,
-        );
-        let address = match made {
-            Ok(address) => address,
-            Err(refused) => {
-                registry.return_mark(mark);
-                return Err(refused);
-            }
-        };
-        // SAFETY: just mapped.
-        unsafe { (*core::ptr::with_exposed_provenance_mut::<ThreadCache>(address)).next = registry.first };
-        registry.first = address;
-        registry.caches += 1;
-        Ok(address)
-    }
-
-    fn set(&self, mark: u8) -> Set {
-        Set::of(&self.options, self.seal.has_instruction, self.has_vectors, mark == state::SHARED_MARK)
-    }
-
-    /// Takes a cache back for the next thread: as it is, or, when enough such wait already, flushed.
-    ///
-    /// # Errors
-    /// When two racing threads gave a chunk in it back.
-    pub(crate) fn leave_cache(&self, cache: &mut ThreadCache) -> Result<(), Violation> {
-        {
-            let mut registry = self.registry.lock();
-            if registry.warm < registry.most_warm && cache.mark != state::SHARED_MARK {
-                registry.warm += 1;
-                cache.warm = true;
-                cache.in_use = false;
-                return Ok(());
-            }
-        }
-        self.flush(cache)?;
-        let mut registry = self.registry.lock();
-        registry.return_mark(cache.mark);
-        registry.cold += 1;
-        cache.left_in = self.epochs.current();
-        cache.in_use = false;
-        Ok(())
-    }
-
-    /// Flushes the caches that threads have left.
-    ///
-    /// # Errors
-    /// As for [`Self::leave_cache`].
-    pub(crate) fn flush_left(&self) -> Result<(), Violation> {
-        let mut registry = self.registry.lock();
-        while registry.warm > 0
-            && let Some(cache) = registry.find_left().filter(|cache| cache.warm)
-        {
-            registry.warm -= 1;
-            cache.warm = false;
-            registry.cold += 1;
-            registry.return_mark(cache.mark);
-            self.flush(cache)?;
-        }
-        Ok(())
-    }
-
-    /// Gives back the memory of flushed caches that threads have left before the epoch `finished`, of at most so many; `false`
-    /// when that was none. A program may have had thousands of threads at once, and never again.
-    pub(crate) fn strip_left(&self, most: usize, finished: u32) -> bool {
-        let mut registry = self.registry.lock();
-        let mut address = registry.first;
-        let mut stripped = 0;
-        while address != 0 && registry.cold > 0 && stripped < most {
-            let cache = core::ptr::with_exposed_provenance_mut::<ThreadCache>(address);
-            // SAFETY: as in `find_left`.
-            let (is_left, next) = unsafe {
-                let keeps_memory = !(*cache).in_use && !(*cache).warm && !(*cache).bare;
-                (keeps_memory && (*cache).left_in < finished, (*cache).next)
-            };
-            // SAFETY: no thread has it, nor gets it as long as the lock is held.
-            if is_left && unsafe { ThreadCache::strip(cache) } {
-                registry.cold -= 1;
-                stripped += 1;
-                // Threads that start or end wait for one of them, not for all. Those behind this one stay where they are.
-                drop(registry);
-                registry = self.registry.lock();
-            }
-            address = next;
-        }
-        stripped > 0
-    }
-
-    /// Makes sure that a cache does not repeat the randomness that a fork copied.
-    pub(crate) fn refresh_randomness(&self, cache: &mut ThreadCache) {
-        let generation = self.generation.load(Ordering::Relaxed);
-        if cache.generation != generation {
-            cache.generation = generation;
-            cache.random = self.registry.lock().random.fork();
-            if cache.thread != 0 {
-                cache.thread = ASK;
-            }
-        }
-    }
-
-    /// The caches, none of which changes hands as long as this lives.
-    pub(crate) fn caches(&self) -> Caches<'_> {
-        Caches(self.registry.lock())
     }
 
     /// Counts a violation that is returned to the program.
@@ -523,9 +274,9 @@ impl Core {
             match Random::from_kernel() {
                 Ok(random) => {
                     let mut registry = self.registry.lock();
-                    registry.random = random;
-                    self.secondary.reseed(registry.random.fork());
-                    self.guarded.reseed(registry.random.fork());
+                    let random = registry.reseed(random);
+                    self.secondary.reseed(random.fork());
+                    self.guarded.reseed(random.fork());
                 }
                 Err(_) => {
                     crate::report::fatal("no entropy after fork: neither getrandom nor /dev/urandom is available")
@@ -539,134 +290,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::{Core, PRIVATE_ARENA};
-    use crate::chunk::header::Origin;
-    use crate::heap::demand::Demand;
     use crate::options::{FilePath, Options};
-    use crate::os::interference::{ALL, Call, refusing};
-    use crate::os::mapping::{self, PAGE};
-    use crate::protections::with_mixture;
-    use crate::size_class::ClassId;
-    use crate::thread_cache::{CACHE_BYTES, ThreadCache};
-    use std::collections::BTreeSet;
-
-    /// Caches of threads of which more have ended than leave their caches warm, and the heap that they are of, which is left as it is.
-    /// Each has been used for every third class.
-    fn with_left_caches(options: Options) -> (&'static Core, BTreeSet<usize>) {
-        let address = Core::create(Options { sample_rate: 0, ..options }, PRIVATE_ARENA).expect("memory");
-        // SAFETY: just made, and never destroyed.
-        let core = unsafe { Core::at(address) };
-        let caches: BTreeSet<usize> = (0..12).map(|_| core.adopt_cache(false).expect("memory")).collect();
-        for &cache in &caches {
-            use_for_many_classes(core, cache);
-        }
-        for &cache in &caches {
-            core.leave_cache(cache_at(cache)).expect("order");
-        }
-        (core, caches)
-    }
-
-    fn cache_at(address: usize) -> &'static mut ThreadCache {
-        // SAFETY: a cache of a test's own, which uses it in one place at a time.
-        unsafe { &mut *core::ptr::with_exposed_provenance_mut(address) }
-    }
-
-    /// Allocates and frees as a thread with this cache does, often enough that slots come back out of the quarantine.
-    fn use_for_many_classes(core: &Core, cache: usize) {
-        let cache = cache_at(cache);
-        for class in ClassId::all().step_by(3) {
-            for _ in 0..40 {
-                let chunk = core.allocate(cache, class.capacity(), 4, Origin::Malloc).expect("memory");
-                let demand = Demand::origin("free", Origin::Malloc, &[]);
-                with_mixture!(cache.checks, P => core.free::<P>(cache, chunk, demand)).expect("a correct free");
-            }
-        }
-    }
-
-    fn resident(caches: &BTreeSet<usize>) -> Vec<usize> {
-        caches.iter().map(|&cache| mapping::resident(cache, CACHE_BYTES)).collect()
-    }
-
-    #[test]
-    fn a_purge_takes_the_memory_of_left_caches_and_who_adopts_one_finds_it_as_new() {
-        for options in
-            [Options::DEFAULT, Options::STRICT, Options::FAST, Options { quarantine_kb: 64, ..Options::DEFAULT }]
-        {
-            let (core, caches) = with_left_caches(options);
-            let own = core.adopt_cache(false).expect("memory");
-            assert!(resident(&caches).iter().all(|&bytes| bytes > 8 * PAGE), "{:?}", resident(&caches));
-            assert_eq!(core.purge(cache_at(own)), Ok(true));
-            assert_eq!(core.purge(cache_at(own)), Ok(false), "nothing is left to give");
-            let left: BTreeSet<usize> = caches.iter().copied().filter(|&cache| cache != own).collect();
-            assert_eq!(left.len(), 11, "the first one to adopt has one of them");
-            assert!(resident(&left).iter().all(|&bytes| bytes == PAGE), "{:?}", resident(&left));
-            let stats = core.stats();
-            assert_eq!((stats.chunks, stats.cached, stats.quarantined, stats.caches), (0, 0, 0, 12));
-            assert!(resident(&left).iter().all(|&bytes| bytes == PAGE), "a look at them brings nothing back");
-            let again: BTreeSet<usize> = (0..11).map(|_| core.adopt_cache(false).expect("memory")).collect();
-            assert_eq!(again, left);
-            let new = core.adopt_cache(false).expect("memory");
-            assert!(!caches.contains(&new), "none is left");
-            for &cache in &again {
-                let room = cache_at(cache).quarantine_room.cast_unsigned();
-                // It was the twelfth, the new one is the thirteenth.
-                assert!(room >= cache_at(new).quarantine_room.cast_unsigned(), "{room} bytes");
-                assert!(room <= (options.quarantine_kb as usize) << 10, "{room} bytes");
-                use_for_many_classes(core, cache);
-            }
-            assert_eq!(core.check_stats(cache_at(own).mark).expect("nothing is damaged").chunks, 0);
-        }
-    }
-
-    #[test]
-    fn a_cache_keeps_its_memory_for_an_interval_and_is_then_the_last_to_be_adopted() {
-        let (core, caches) = with_left_caches(Options::DEFAULT);
-        let epoch = core.epochs.current();
-        assert!(!core.strip_left(usize::MAX, epoch), "left a moment ago");
-        assert!(resident(&caches).iter().all(|&bytes| bytes > 8 * PAGE));
-        // Four were flushed; the others wait as they are.
-        assert!(core.strip_left(1, epoch + 1) && core.strip_left(2, epoch + 1));
-        let bare = || caches.iter().copied().filter(|&cache| cache_at(cache).bare).collect::<BTreeSet<_>>();
-        assert_eq!(bare().len(), 3);
-        assert_eq!(resident(&bare()), [PAGE; 3]);
-        for _ in 0..9 {
-            assert!(!bare().contains(&core.adopt_cache(false).expect("memory")));
-        }
-        assert!(!core.strip_left(usize::MAX, u32::MAX), "all that are left are bare");
-        assert!(bare().contains(&core.adopt_cache(false).expect("memory")));
-        assert_eq!(bare().len(), 2);
-    }
-
-    #[test]
-    fn a_purge_that_finds_nothing_but_a_left_cache_tells_that_it_went_back() {
-        let (core, _) = with_left_caches(Options::DEFAULT);
-        let cache = cache_at(core.adopt_cache(false).expect("memory"));
-        assert_eq!(core.purge(cache), Ok(true));
-        let adopted = core.adopt_cache(false).expect("memory");
-        // It has been used for nothing, and so has no memory but its bins.
-        core.leave_cache(cache_at(adopted)).expect("order");
-        assert_eq!([core.purge(cache), core.purge(cache)], [Ok(true), Ok(false)]);
-    }
-
-    #[test]
-    fn what_the_system_does_not_take_did_not_go_back() {
-        let address = Core::create(Options { sample_rate: 0, ..Options::DEFAULT }, PRIVATE_ARENA).expect("memory");
-        // SAFETY: just made, and never destroyed.
-        let core = unsafe { Core::at(address) };
-        let own = core.adopt_cache(false).expect("memory");
-        use_for_many_classes(core, own);
-        assert_eq!(refusing(&[(Call::Advise, ALL)], || core.purge(cache_at(own))), Ok(false));
-        use_for_many_classes(core, own);
-        assert_eq!(core.purge(cache_at(own)), Ok(true));
-    }
-
-    #[test]
-    fn a_cache_whose_memory_the_system_does_not_take_stays_as_it_is() {
-        let (core, caches) = with_left_caches(Options::DEFAULT);
-        refusing(&[(Call::Advise, ALL)], || assert!(!core.strip_left(usize::MAX, u32::MAX)));
-        assert!(caches.iter().all(|&cache| !cache_at(cache).bare));
-        assert!(core.strip_left(usize::MAX, u32::MAX));
-        assert_eq!(caches.iter().filter(|&&cache| cache_at(cache).bare).count(), 4);
-    }
 
     #[test]
     fn a_profile_that_a_signal_asked_for_during_a_fork_is_written_after_it() {

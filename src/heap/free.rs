@@ -6,12 +6,12 @@ use super::demand::Demand;
 use super::locate::{Located, Small};
 use crate::chunk::canary;
 use crate::chunk::checksum;
-use crate::chunk::contents::Vectors;
 use crate::chunk::extent::Extent;
 use crate::chunk::header::{Fields, Header};
+use crate::chunk::vectors::Vectors;
 use crate::os::mapping::{self, PAGE, page_ceil, page_floor};
 use crate::primary::class::{BATCH, NotOwned};
-use crate::primary::region::{OwnedSlot, Slot, state};
+use crate::primary::region::{OwnedSlot, Region, Slot, SlotIndex, state};
 use crate::protections::Protections;
 use crate::quarantine::{Pushed, Turned};
 use crate::size_class::{ClassId, FINE_MAX};
@@ -91,9 +91,10 @@ impl Core {
             }
         }
         if P::neighbours(&self.options) {
-            let slot = Slot { index: region.index_of(slot), state: slot };
-            let small = Small { region, class, slot, start: chunk, fields };
-            if !self.neighbours_are_in_order::<P, LONGEST>(&small, capacity) && self.check_neighbours(&small).is_err() {
+            let index = region.index_of(slot);
+            if !self.neighbours_are_in_order::<P, LONGEST>(region, index, class, capacity, chunk)
+                && self.neighbours_are_damaged(region, index, class, chunk, fields)
+            {
                 return Freed::Unusual;
             }
         } else if P::canary(&self.options)
@@ -111,6 +112,21 @@ impl Core {
             Pushed::Exchanged(old) => Freed::Overfull(old),
             Pushed::AtTurn => Freed::AtTurn(slot),
         }
+    }
+
+    /// Whether a second, longer look at the neighbours finds damage, too. Its arguments fit into registers, and it is not `#[cold]`: either
+    /// change costs the first look, which nearly always is the last, four instructions.
+    #[inline(never)]
+    fn neighbours_are_damaged(
+        &self,
+        region: &Region,
+        index: SlotIndex,
+        class: ClassId,
+        start: usize,
+        fields: Fields,
+    ) -> bool {
+        let slot = Slot { index, state: region.state(index) };
+        self.check_neighbours(&Small { region, class, slot, start, fields }).is_err()
     }
 
     /// Takes a chunk back, whatever it is.

@@ -5,7 +5,7 @@
 //!   giving back demand of it.
 //! * [`fault`]: an access that faulted, explained.
 //! * [`profile`]: chunks that the heap profile records.
-//! * [`core`]: the value that a heap is; [`decay`]: how free memory finds its way back to the system.
+//! * [`core`]: the value that a heap is; [`registry`]: its thread caches; [`decay`]: how free memory finds its way back to the system.
 //! * [`process`]: the heap of the process, thread by thread; [`private`]: heaps as values, [`allocator_api`] for
 //!   collections in them; [`fork`]: how they all get through a fork.
 
@@ -26,4 +26,5 @@ pub(crate) mod process;
 mod profile;
 mod profile_signal;
 pub(crate) mod reallocate;
+mod registry;
 pub(crate) mod statistics;

@@ -97,10 +97,12 @@ impl Core {
     #[inline(always)]
     pub(crate) fn neighbours_are_in_order<P: Protections, const LONGEST: usize>(
         &self,
-        small: &Small<'_>,
+        region: &Region,
+        index: SlotIndex,
+        class: ClassId,
         capacity: usize,
+        start: usize,
     ) -> bool {
-        let Small { region, class, slot: Slot { index, .. }, start, .. } = *small;
         let log = slots_log2(class);
         let is_live = |index| state::is_live(region.state(index).load(Ordering::Acquire));
         let (before, behind) = (SlotIndex(index.0.wrapping_sub(1)), SlotIndex(index.0 + 1));

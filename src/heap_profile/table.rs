@@ -7,7 +7,7 @@
 //! Chunks that were allocated by the same calls share one stack. When a part is full, samples are dropped and counted.
 
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
-use crate::primary::arena::reserve_somewhere;
+use crate::place::reserve_somewhere;
 use crate::random::Random;
 
 /// Stacks that there may be, a power of two; filled to seven eighths.

@@ -27,7 +27,7 @@ use crate::chunk::{canary, contents};
 use crate::options::Options;
 use crate::os::lock::{Lock, RawLock};
 use crate::os::mapping::{self, OutOfMemory, PAGE, page_ceil};
-use crate::primary::arena::random_place;
+use crate::place::random_place;
 use crate::random::Random;
 use crate::size_class::HEADER;
 use crate::violation::{Kind, Operation, Violation};

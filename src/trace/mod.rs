@@ -1,6 +1,7 @@
 //! Stack traces that may be taken inside malloc and inside signal handlers: no lock, no allocation, no fault.
 //!
-//! * [`unwind`]: one step up by the unwind tables that every module has. [`rule`] is what they say, [`rules`] what they said before.
+//! * [`unwind`]: one step up by the unwind tables that every module has, whose instructions are numbered in [`call_frame`]. [`rule`] is what
+//!   they say, [`rules`] what they said before.
 //! * [`walk`]: from step to step. [`evidence`]: what the outcome rested on. [`remembered`]: outcomes that are known by their evidence.
 //! * [`depot`]: traces by number.
 //! * [`stack`]: reading a stack whose bounds nobody knows.
@@ -9,6 +10,7 @@
 //!
 //! Where there is no table (code made at run time), the frame pointer is followed.
 
+mod call_frame;
 pub(crate) mod depot;
 mod evidence;
 mod module;

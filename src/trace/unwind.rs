@@ -4,6 +4,12 @@
 //! The formats are those of the Linux Standard Base ("Exception Frames") and DWARF 5, section 6.4. Only what compilers
 //! write for x86-64 is understood; anything else ends the walk. Every read is checked against the module's bounds.
 
+use super::call_frame::{
+    ADVANCE_LOC, ADVANCE_LOC_MOST, ADVANCE_LOC1, ADVANCE_LOC2, ADVANCE_LOC4, DEF_CFA, DEF_CFA_EXPRESSION,
+    DEF_CFA_OFFSET, DEF_CFA_OFFSET_SF, DEF_CFA_REGISTER, DEF_CFA_SF, EXPRESSION, GNU_ARGS_SIZE, NOP, OFFSET,
+    OFFSET_EXTENDED, OFFSET_EXTENDED_SF, OFFSET_MOST, OPERAND, REGISTER, REMEMBER_STATE, RESTORE, RESTORE_EXTENDED,
+    RESTORE_MOST, RESTORE_STATE, SAME_VALUE, SET_LOC, UNDEFINED, VAL_EXPRESSION, VAL_OFFSET, VAL_OFFSET_SF,
+};
 use super::module::Module;
 use super::rule::{Base, Place, Rule};
 
@@ -93,6 +99,13 @@ struct Common {
     signal: bool,
     start: usize,
     end: usize,
+}
+
+impl Common {
+    /// An offset in bytes that is given in units of the data's alignment.
+    fn factored(&self, offset: i64) -> Option<i32> {
+        i32::try_from(offset.wrapping_mul(self.data_align)).ok()
+    }
 }
 
 /// An entry's first address behind its length, and its end.
@@ -232,107 +245,99 @@ fn run(
     let mut remembered = [*state; REMEMBERED];
     let mut depth = 0_usize;
     let advance = |at: usize, delta: u64| at.wrapping_add(delta.wrapping_mul(common.code_align) as usize);
-    let factored = |offset: i64| i32::try_from(offset.wrapping_mul(common.data_align)).ok();
     while reader.at < reader.end {
         let instruction: u8 = reader.take()?;
-        let low = u64::from(instruction & 0x3f);
         match instruction {
-            0x40..=0x7f => at = advance(at, low),
-            0x80..=0xbf => {
+            // The three commonest have their first operand in themselves.
+            ADVANCE_LOC..=ADVANCE_LOC_MOST => at = advance(at, u64::from(instruction & OPERAND)),
+            OFFSET..=OFFSET_MOST => {
                 let offset = reader.unsigned()?.cast_signed();
-                state.set(low, Place::AtFrame(factored(offset)?));
+                state.set(u64::from(instruction & OPERAND), Place::AtFrame(common.factored(offset)?));
             }
-            0xc0..=0xff => restore(state, initial, low),
-            0x00 => {}
-            0x01 => at = reader.pointer(common.encoding)?,
-            0x02 => at = advance(at, u64::from(reader.take::<u8>()?)),
-            0x03 => at = advance(at, u64::from(reader.take::<u16>()?)),
-            0x04 => at = advance(at, u64::from(reader.take::<u32>()?)),
-            0x05 => {
-                let register = reader.unsigned()?;
-                let offset = reader.unsigned()?.cast_signed();
-                state.set(register, Place::AtFrame(factored(offset)?));
-            }
-            0x06 => restore(state, initial, reader.unsigned()?),
-            0x07 => state.set(reader.unsigned()?, Place::Undefined),
-            0x08 => state.set(reader.unsigned()?, Place::Same),
-            0x09 => {
-                let register = reader.unsigned()?;
-                reader.unsigned()?;
-                // In another register, which is not followed.
-                state.set(register, Place::Undefined);
-            }
-            0x0a => {
+            RESTORE..=RESTORE_MOST => restore(state, initial, u64::from(instruction & OPERAND)),
+            SET_LOC => at = reader.pointer(common.encoding)?,
+            ADVANCE_LOC1 => at = advance(at, u64::from(reader.take::<u8>()?)),
+            ADVANCE_LOC2 => at = advance(at, u64::from(reader.take::<u16>()?)),
+            ADVANCE_LOC4 => at = advance(at, u64::from(reader.take::<u32>()?)),
+            RESTORE_EXTENDED => restore(state, initial, reader.unsigned()?),
+            REMEMBER_STATE => {
                 *remembered.get_mut(depth)? = *state;
                 depth += 1;
             }
-            0x0b => {
+            RESTORE_STATE => {
                 depth = depth.checked_sub(1)?;
                 *state = *remembered.get(depth)?;
             }
-            0x0c => {
-                state.set_base(reader.unsigned()?);
-                let offset = reader.unsigned()?.cast_signed();
-                state.set_offset(offset);
-            }
-            0x0d => state.set_base(reader.unsigned()?),
-            0x0e => {
-                let offset = reader.unsigned()?.cast_signed();
-                state.set_offset(offset);
-            }
-            0x0f => match expression(reader)? {
-                Some((base, offset, indirect)) => {
-                    state.unknown = false;
-                    state.rule = Rule { base, offset, indirect, ..state.rule };
-                }
-                None => state.unknown = true,
-            },
-            0x10 => {
-                let register = reader.unsigned()?;
-                let place = match expression(reader)? {
-                    Some((base, offset, false)) => Place::At(base, offset),
-                    _ => Place::Undefined,
-                };
-                state.set(register, place);
-            }
-            0x11 => {
-                let register = reader.unsigned()?;
-                let offset = reader.signed()?;
-                state.set(register, Place::AtFrame(factored(offset)?));
-            }
-            0x12 => {
-                state.set_base(reader.unsigned()?);
-                let offset = reader.signed()?;
-                state.set_offset(offset.wrapping_mul(common.data_align));
-            }
-            0x13 => {
-                let offset = reader.signed()?;
-                state.set_offset(offset.wrapping_mul(common.data_align));
-            }
-            0x14 => {
-                let register = reader.unsigned()?;
-                reader.unsigned()?;
-                state.set(register, Place::Undefined);
-            }
-            0x15 => {
-                let register = reader.unsigned()?;
-                reader.signed()?;
-                state.set(register, Place::Undefined);
-            }
-            0x16 => {
-                let register = reader.unsigned()?;
-                expression(reader)?;
-                state.set(register, Place::Undefined);
-            }
-            0x2e => {
+            NOP => {}
+            GNU_ARGS_SIZE => {
                 reader.unsigned()?;
             }
-            _ => return None,
+            DEF_CFA..=DEF_CFA_EXPRESSION | DEF_CFA_SF..=DEF_CFA_OFFSET_SF => {
+                define_frame(instruction, reader, common, state)?
+            }
+            _ => define_register(instruction, reader, common, state)?,
         }
         if at > pc {
             return Some(());
         }
     }
+    Some(())
+}
+
+/// An instruction that says where the frame is.
+fn define_frame(instruction: u8, reader: &mut Reader<'_>, common: &Common, state: &mut State) -> Option<()> {
+    match instruction {
+        DEF_CFA => {
+            state.set_base(reader.unsigned()?);
+            state.set_offset(reader.unsigned()?.cast_signed());
+        }
+        DEF_CFA_REGISTER => state.set_base(reader.unsigned()?),
+        DEF_CFA_OFFSET => state.set_offset(reader.unsigned()?.cast_signed()),
+        DEF_CFA_EXPRESSION => match expression(reader)? {
+            Some((base, offset, indirect)) => {
+                state.unknown = false;
+                state.rule = Rule { base, offset, indirect, ..state.rule };
+            }
+            None => state.unknown = true,
+        },
+        DEF_CFA_SF => {
+            state.set_base(reader.unsigned()?);
+            state.set_offset(reader.signed()?.wrapping_mul(common.data_align));
+        }
+        DEF_CFA_OFFSET_SF => state.set_offset(reader.signed()?.wrapping_mul(common.data_align)),
+        _ => return None,
+    }
+    Some(())
+}
+
+/// An instruction that says where the caller's value of a register is.
+fn define_register(instruction: u8, reader: &mut Reader<'_>, common: &Common, state: &mut State) -> Option<()> {
+    let register = reader.unsigned()?;
+    let place = match instruction {
+        OFFSET_EXTENDED => Place::AtFrame(common.factored(reader.unsigned()?.cast_signed())?),
+        OFFSET_EXTENDED_SF => Place::AtFrame(common.factored(reader.signed()?)?),
+        SAME_VALUE => Place::Same,
+        UNDEFINED => Place::Undefined,
+        EXPRESSION => match expression(reader)? {
+            Some((base, offset, false)) => Place::At(base, offset),
+            _ => Place::Undefined,
+        },
+        VAL_EXPRESSION => {
+            expression(reader)?;
+            Place::Undefined
+        }
+        VAL_OFFSET_SF => {
+            reader.signed()?;
+            Place::Undefined
+        }
+        // In another register, which is not followed; or a value that is in none.
+        REGISTER | VAL_OFFSET => {
+            reader.unsigned()?;
+            Place::Undefined
+        }
+        _ => return None,
+    };
+    state.set(register, place);
     Some(())
 }
 

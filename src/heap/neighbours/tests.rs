@@ -179,7 +179,13 @@ fn the_audit_finds_damage_to_the_header_behind_a_full_chunk() {
 /// What the fast path of `free` asks about the neighbours of a chunk.
 fn in_order<P: Protections, const LONGEST: usize>(core: &Core, chunk: usize) -> bool {
     let small = small(core, chunk);
-    core.neighbours_are_in_order::<P, LONGEST>(&small, small.class.capacity())
+    core.neighbours_are_in_order::<P, LONGEST>(
+        small.region,
+        small.slot.index,
+        small.class,
+        small.class.capacity(),
+        chunk,
+    )
 }
 
 /// A live chunk, found without being verified.

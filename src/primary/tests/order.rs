@@ -332,3 +332,32 @@ fn of_long_slots_those_that_were_in_use_come_first() {
         }
     }
 }
+
+/// SECURITY.md's "bits per beginning" with one slab open: the logarithm of the number of places, all of which are as likely.
+#[test]
+fn where_the_first_run_of_a_slab_begins_has_the_bits_that_are_stated() {
+    const SAMPLES: usize = 100;
+    for (options, size, bits) in [
+        (Options::DEFAULT, 8, 6),
+        (Options::DEFAULT, 56, 4),
+        (Options::STRICT, 8, 6),
+        (Options::STRICT, 56, 4),
+        (Options::DEFAULT, 2000, 5),
+        (Options::STRICT, 2000, 5),
+    ] {
+        let places = 1 << bits;
+        let mut met = vec![0; places];
+        for seed in 0..places * SAMPLES {
+            let mut slots = Slots::new(options, size);
+            slots.random = Random::from_number(seed as u64);
+            let chunk = slots.take(1).expect("memory")[0].chunk;
+            let SlotIndex(index) = slots.arena.own_region(chunk).own_slot(chunk).index;
+            // Beyond 1,024 bytes any slot of the slab; up to that any word of 64 slots, and the run passes some over.
+            let place = index % slots.class.slots() / if size > 1024 { 1 } else { 64 };
+            met[place as usize] += 1;
+        }
+        // Six standard deviations.
+        let expected = SAMPLES - 60..SAMPLES + 60;
+        assert!(met.iter().all(|count| expected.contains(count)), "{size} bytes: {met:?}");
+    }
+}
