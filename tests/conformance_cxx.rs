@@ -62,3 +62,16 @@ fn operators_that_the_program_does_not_replace_go_by_way_of_those_that_it_does()
         }
     }
 }
+
+/// While the loader's lock is held.
+#[test]
+fn a_plug_in_may_start_threads_and_wait_for_them_while_it_is_loaded() {
+    let folder = real::folder();
+    let host = real::compile("c/plug_in_host.c", folder.path(), "host", &["-ldl"]);
+    let plug_in =
+        real::compile("c/plug_in_threads.cpp", folder.path(), "plug_in.so", &["-shared", "-fPIC", "-std=c++17"]);
+    let mut command = real::command(&host, folder.path(), Some(""));
+    let ended = real::to_the_end(command.arg(&plug_in));
+    assert_eq!((ended.out(), ended.err()), ("loaded\n".to_owned(), String::new()), "{ended:?}");
+    assert!(ended.status.success(), "{ended:?}");
+}

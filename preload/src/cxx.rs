@@ -159,9 +159,9 @@ throwing! {
 }
 
 derived! {
-    array: _Znam c"_Znam" (size: usize, align: usize) -> *mut c_void, [c"_Znwm"] => array_or_throw;
+    array: _Znam c"_Znam" (size: usize, align: usize) -> *mut c_void, [NEW] => array_or_throw;
     aligned_array: _ZnamSt11align_val_t c"_ZnamSt11align_val_t" (size: usize, align: usize) -> *mut c_void,
-        [c"_ZnwmSt11align_val_t"] => aligned_array_or_throw;
+        [ALIGNED_NEW] => aligned_array_or_throw;
 }
 
 /// The C++ runtime's own form of an `operator new` that failed here; null when there is none.
@@ -254,15 +254,15 @@ nothrow! {
 
 derived! {
     nothrow: _ZnwmRKSt9nothrow_t c"_ZnwmRKSt9nothrow_t" (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
-        [c"_Znwm"] => single_or_null;
+        [NEW] => single_or_null;
     nothrow_array: _ZnamRKSt9nothrow_t c"_ZnamRKSt9nothrow_t" (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
-        [c"_Znam" c"_Znwm"] => array_or_null;
+        [NEW_ARRAY NEW] => array_or_null;
     nothrow_aligned: _ZnwmSt11align_val_tRKSt9nothrow_t c"_ZnwmSt11align_val_tRKSt9nothrow_t"
         (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
-        [c"_ZnwmSt11align_val_t"] => aligned_single_or_null;
+        [ALIGNED_NEW] => aligned_single_or_null;
     nothrow_aligned_array: _ZnamSt11align_val_tRKSt9nothrow_t c"_ZnamSt11align_val_tRKSt9nothrow_t"
         (size: usize, align: usize, nothrow: *const c_void) -> *mut c_void,
-        [c"_ZnamSt11align_val_t" c"_ZnwmSt11align_val_t"] => aligned_array_or_null;
+        [ALIGNED_NEW_ARRAY ALIGNED_NEW] => aligned_array_or_null;
 }
 
 macro_rules! delete {
@@ -295,22 +295,22 @@ delete! {
 }
 
 derived! {
-    of_array: _ZdaPv c"_ZdaPv" (chunk: *mut c_void), [c"_ZdlPv"] => delete_array;
-    sized: _ZdlPvm c"_ZdlPvm" (chunk: *mut c_void, size: usize), [c"_ZdlPv"] => delete_sized;
-    sized_of_array: _ZdaPvm c"_ZdaPvm" (chunk: *mut c_void, size: usize), [c"_ZdaPv" c"_ZdlPv"] => delete_sized_array;
-    of_nothrow: _ZdlPvRKSt9nothrow_t c"_ZdlPvRKSt9nothrow_t" (chunk: *mut c_void, nothrow: *const c_void), [c"_ZdlPv"] => delete_nothrow;
+    of_array: _ZdaPv c"_ZdaPv" (chunk: *mut c_void), [DELETE] => delete_array;
+    sized: _ZdlPvm c"_ZdlPvm" (chunk: *mut c_void, size: usize), [DELETE] => delete_sized;
+    sized_of_array: _ZdaPvm c"_ZdaPvm" (chunk: *mut c_void, size: usize), [DELETE_ARRAY DELETE] => delete_sized_array;
+    of_nothrow: _ZdlPvRKSt9nothrow_t c"_ZdlPvRKSt9nothrow_t" (chunk: *mut c_void, nothrow: *const c_void), [DELETE] => delete_nothrow;
     of_nothrow_array: _ZdaPvRKSt9nothrow_t c"_ZdaPvRKSt9nothrow_t" (chunk: *mut c_void, nothrow: *const c_void),
-        [c"_ZdaPv" c"_ZdlPv"] => delete_nothrow_array;
+        [DELETE_ARRAY DELETE] => delete_nothrow_array;
     of_aligned_array: _ZdaPvSt11align_val_t c"_ZdaPvSt11align_val_t" (chunk: *mut c_void, align: usize),
-        [c"_ZdlPvSt11align_val_t"] => delete_aligned_array;
+        [ALIGNED_DELETE] => delete_aligned_array;
     sized_of_aligned: _ZdlPvmSt11align_val_t c"_ZdlPvmSt11align_val_t" (chunk: *mut c_void, size: usize, align: usize),
-        [c"_ZdlPvSt11align_val_t"] => delete_sized_aligned;
+        [ALIGNED_DELETE] => delete_sized_aligned;
     sized_of_aligned_array: _ZdaPvmSt11align_val_t c"_ZdaPvmSt11align_val_t" (chunk: *mut c_void, size: usize, align: usize),
-        [c"_ZdaPvSt11align_val_t" c"_ZdlPvSt11align_val_t"] => delete_sized_aligned_array;
+        [ALIGNED_DELETE_ARRAY ALIGNED_DELETE] => delete_sized_aligned_array;
     of_nothrow_aligned: _ZdlPvSt11align_val_tRKSt9nothrow_t c"_ZdlPvSt11align_val_tRKSt9nothrow_t"
         (chunk: *mut c_void, align: usize, nothrow: *const c_void),
-        [c"_ZdlPvSt11align_val_t"] => delete_nothrow_aligned;
+        [ALIGNED_DELETE] => delete_nothrow_aligned;
     of_nothrow_aligned_array: _ZdaPvSt11align_val_tRKSt9nothrow_t c"_ZdaPvSt11align_val_tRKSt9nothrow_t"
         (chunk: *mut c_void, align: usize, nothrow: *const c_void),
-        [c"_ZdaPvSt11align_val_t" c"_ZdlPvSt11align_val_t"] => delete_nothrow_aligned_array;
+        [ALIGNED_DELETE_ARRAY ALIGNED_DELETE] => delete_nothrow_aligned_array;
 }

@@ -36,6 +36,7 @@ fn panicked(_: &core::panic::PanicInfo<'_>) -> ! {
 extern "C" fn at_load() {
     if loader::is_the_allocator() {
         c_api::check_options();
+        replaced::look_for_replaced();
     }
 }
 

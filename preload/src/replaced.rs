@@ -7,11 +7,40 @@
 use crate::loader::is_this_library;
 use core::ffi::{CStr, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+
+/// An operator that others go by way of, as a bit.
+#[derive(Clone, Copy)]
+pub struct Base {
+    bit: u8,
+    name: &'static CStr,
+}
+
+pub const NEW: Base = Base { bit: 1, name: c"_Znwm" };
+pub const NEW_ARRAY: Base = Base { bit: 1 << 1, name: c"_Znam" };
+pub const DELETE: Base = Base { bit: 1 << 2, name: c"_ZdlPv" };
+pub const DELETE_ARRAY: Base = Base { bit: 1 << 3, name: c"_ZdaPv" };
+pub const ALIGNED_NEW: Base = Base { bit: 1 << 4, name: c"_ZnwmSt11align_val_t" };
+pub const ALIGNED_NEW_ARRAY: Base = Base { bit: 1 << 5, name: c"_ZnamSt11align_val_t" };
+pub const ALIGNED_DELETE: Base = Base { bit: 1 << 6, name: c"_ZdlPvSt11align_val_t" };
+pub const ALIGNED_DELETE_ARRAY: Base = Base { bit: 1 << 7, name: c"_ZdaPvSt11align_val_t" };
+
+const BASES: [Base; 8] =
+    [NEW, NEW_ARRAY, DELETE, DELETE_ARRAY, ALIGNED_NEW, ALIGNED_NEW_ARRAY, ALIGNED_DELETE, ALIGNED_DELETE_ARRAY];
+
+/// Which of them the program replaces, and whether that is known.
+static REPLACED: AtomicU8 = AtomicU8::new(0);
+static LOOKED_FOR: AtomicU8 = AtomicU8::new(0);
+
+/// Finds out which operators the program replaces, before it runs: later the loader's lock may be held by a thread that waits for this one,
+/// where a plug-in starts threads while it is loaded. Constructors of libraries that come before this one's ask themselves.
+pub fn look_for_replaced() {
+    let replaced = BASES.iter().filter(|base| is_replaced(base.name)).fold(0, |bits, base| bits | base.bit);
+    REPLACED.store(replaced, Ordering::Relaxed);
+    LOOKED_FOR.store(1, Ordering::Release);
+}
 
 /// An operator of the C++ runtime that is called in place of this library's; null when there is none.
-///
-/// It is looked for when the operator is first called: constructors of other libraries come before this one's.
 #[repr(transparent)]
 pub struct Forward(AtomicPtr<c_void>);
 
@@ -25,12 +54,16 @@ impl Forward {
 
     /// The runtime's operator of this name, where the program replaces one of `bases`.
     #[cold]
-    pub fn find(&self, name: &CStr, bases: &[&CStr]) -> *mut c_void {
+    pub fn find(&self, name: &CStr, bases: &[Base]) -> *mut c_void {
         let known = self.0.load(Ordering::Relaxed);
         if known != UNKNOWN {
             return known;
         }
-        let found = if bases.iter().any(|base| is_replaced(base)) { next(name) } else { ptr::null_mut() };
+        if LOOKED_FOR.load(Ordering::Acquire) == 0 {
+            look_for_replaced();
+        }
+        let replaced = REPLACED.load(Ordering::Relaxed);
+        let found = if bases.iter().any(|base| replaced & base.bit != 0) { next(name) } else { ptr::null_mut() };
         self.0.store(found, Ordering::Relaxed);
         found
     }
@@ -51,13 +84,13 @@ fn next(name: &CStr) -> *mut c_void {
 /// `$symbol`: `$own`, unless the program replaces one of the operators that it is to go by way of.
 #[cfg(target_arch = "x86_64")]
 macro_rules! derived {
-    ($($module:ident: $symbol:ident $name:literal ($($argument:ident: $type:ty),*) $(-> $result:ty)?, [$($base:literal)+] => $own:path;)*) => {
+    ($($module:ident: $symbol:ident $name:literal ($($argument:ident: $type:ty),*) $(-> $result:ty)?, [$($base:ident)+] => $own:path;)*) => {
         $(
             mod $module {
                 pub static FORWARD: crate::replaced::Forward = crate::replaced::Forward::new();
 
                 pub extern "C" fn find() -> *mut core::ffi::c_void {
-                    FORWARD.find($name, &[$($base),+])
+                    FORWARD.find($name, &[$(crate::replaced::$base),+])
                 }
             }
 
@@ -106,7 +139,7 @@ macro_rules! derived {
 /// The same as a call.
 #[cfg(not(target_arch = "x86_64"))]
 macro_rules! derived {
-    ($($module:ident: $symbol:ident $name:literal ($($argument:ident: $type:ty),*) $(-> $result:ty)?, [$($base:literal)+] => $own:path;)*) => {
+    ($($module:ident: $symbol:ident $name:literal ($($argument:ident: $type:ty),*) $(-> $result:ty)?, [$($base:ident)+] => $own:path;)*) => {
         $(
             /// An operator that goes by way of another one, where that is replaced.
             ///
@@ -115,7 +148,7 @@ macro_rules! derived {
             #[unsafe(no_mangle)]
             pub unsafe extern "C" fn $symbol($($argument: $type),*) $(-> $result)? {
                 static FORWARD: crate::replaced::Forward = crate::replaced::Forward::new();
-                let forward = FORWARD.find($name, &[$($base),+]);
+                let forward = FORWARD.find($name, &[$(crate::replaced::$base),+]);
                 if forward.is_null() {
                     return $own($($argument),*);
                 }
