@@ -1,6 +1,7 @@
 //! What the loader knows: which module an address lies in, and functions as another module sees them.
 
 use core::ffi::{CStr, c_char, c_void};
+use core::ops::Range;
 use core::ptr;
 
 /// The beginning of the loader's `struct link_map`.
@@ -8,6 +9,8 @@ use core::ptr;
 struct LinkMap {
     displacement: usize,
     name: *const c_char,
+    /// The module's table for the loader, which lies behind all code.
+    dynamic: usize,
 }
 
 /// The module that an address lies in.
@@ -50,6 +53,11 @@ pub fn seen_from(caller: *const c_void, name: &CStr) -> *mut c_void {
 pub fn is_this_library(address: *const c_void) -> bool {
     let own = module_of(is_this_library as *const c_void).map(ptr::from_ref);
     module_of(address).map(ptr::from_ref) == own
+}
+
+/// Where this library's code lies. One question to the loader for any number of functions that may be this library's.
+pub fn own_code() -> Range<usize> {
+    module_of(own_code as *const c_void).map_or(0..0, |own| own.displacement..own.dynamic)
 }
 
 /// Whether this library is the allocator of the process. The `testudo` command, for one, only loads it to look at it.

@@ -4,8 +4,9 @@
 //! `delete` calls `delete`, `new[]` calls `new`, the nothrow form the throwing one. Here they do not, for speed; and this library comes
 //! before the C++ runtime, whose do. So where one is replaced, the runtime's form of those that depend on it has the call.
 
-use crate::loader::is_this_library;
+use crate::loader::own_code;
 use core::ffi::{CStr, c_void};
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
@@ -35,7 +36,8 @@ static LOOKED_FOR: AtomicU8 = AtomicU8::new(0);
 /// Finds out which operators the program replaces, before it runs: later the loader's lock may be held by a thread that waits for this one,
 /// where a plug-in starts threads while it is loaded. Constructors of libraries that come before this one's ask themselves.
 pub fn look_for_replaced() {
-    let replaced = BASES.iter().filter(|base| is_replaced(base.name)).fold(0, |bits, base| bits | base.bit);
+    let own_code = own_code();
+    let replaced = BASES.iter().filter(|base| is_replaced(base.name, &own_code)).fold(0, |bits, base| bits | base.bit);
     REPLACED.store(replaced, Ordering::Relaxed);
     LOOKED_FOR.store(1, Ordering::Release);
 }
@@ -70,10 +72,10 @@ impl Forward {
 }
 
 /// Whether the first operator of this name in the process is neither this library's nor that which comes behind it.
-fn is_replaced(name: &CStr) -> bool {
+fn is_replaced(name: &CStr, own_code: &Range<usize>) -> bool {
     // SAFETY: a terminated name.
     let first = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    !first.is_null() && !is_this_library(first) && first != next(name)
+    !first.is_null() && !own_code.contains(&first.addr()) && first != next(name)
 }
 
 fn next(name: &CStr) -> *mut c_void {
