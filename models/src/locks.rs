@@ -100,5 +100,31 @@ pub fn the_thread_that_forks_passes_the_lock_that_it_holds() {
     });
 }
 
+/// Of a heap that another thread makes meanwhile: it is in no list yet.
+pub fn the_thread_that_forks_waits_for_a_lock_that_it_does_not_hold() {
+    loom::model(|| {
+        let shared = Arc::new((RawLock::new(), Watched(UnsafeCell::new(0))));
+        let add = |(lock, number): &(RawLock, Watched)| {
+            lock.acquire();
+            // SAFETY: the lock is held.
+            number.0.with_mut(|number| unsafe { *number += 1 });
+            lock.release();
+        };
+        shared.0.acquire();
+        shared.0.release();
+        let other = shared.clone();
+        let other = thread::spawn(move || add(&other));
+        forker::set_this_thread();
+        add(&shared);
+        // Never held for the fork, so nothing is released after it.
+        shared.0.release_after_fork();
+        forker::forget();
+        other.join().expect("the thread ends");
+        add(&shared);
+        // SAFETY: the other thread has ended.
+        assert_eq!(shared.1.0.with(|number| unsafe { *number }), 3);
+    });
+}
+
 // SAFETY: as for `Send`; the bare lock stands beside what it guards.
 unsafe impl Sync for Watched {}

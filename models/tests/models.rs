@@ -14,7 +14,8 @@ macro_rules! models {
 models! {
     guarded: a_guarded_chunk_is_freed_once;
     locks: two_threads_exclude_each_other no_wake_up_is_lost_among_three the_bare_lock_excludes
-        the_thread_that_forks_passes_the_lock_that_it_holds;
+        the_thread_that_forks_passes_the_lock_that_it_holds
+        the_thread_that_forks_waits_for_a_lock_that_it_does_not_hold;
     regions: a_chunk_handed_over_is_found a_guessed_address_finds_all_or_nothing;
     slots: by_exchange_one_free_wins by_store_and_fence_the_slot_goes_out_once a_live_slot_has_its_header;
     shared: the_heap_of_the_process_is_made_once a_left_cache_passes_whole a_large_chunk_is_freed_once

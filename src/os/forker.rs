@@ -1,4 +1,4 @@
-//! The thread that is in the middle of a fork: it holds every lock of the allocator, and passes them all.
+//! The thread that is in the middle of a fork: it holds the locks of all heaps, and passes those that it holds.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 

@@ -16,80 +16,93 @@ const FORKED: u32 = 3;
 
 /// The bare lock, for those who must take and release it in different functions (fork).
 #[derive(Debug)]
-pub(crate) struct RawLock(AtomicU32);
+pub(crate) struct RawLock {
+    word: AtomicU32,
+    /// Not zero while it is held for a fork. The word does not tell: who waits writes over it.
+    for_fork: AtomicU32,
+}
 
 impl RawLock {
     pub(crate) const fn new() -> Self {
-        Self(AtomicU32::new(FREE))
+        Self { word: AtomicU32::new(FREE), for_fork: AtomicU32::new(0) }
     }
 
     #[inline]
     pub(crate) fn acquire(&self) {
-        if self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
             self.acquire_slowly();
         }
     }
 
     /// Takes the lock if it is free.
     pub(crate) fn try_acquire(&self) -> bool {
-        self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     #[cold]
     fn acquire_slowly(&self) {
-        // It holds all locks, this one too.
-        if forker::is_this_thread() {
+        if self.is_passed() {
             return;
         }
         for _ in 0..futex::SPINS {
             core::hint::spin_loop();
-            if self.0.load(Ordering::Relaxed) == FREE
-                && self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            if self.word.load(Ordering::Relaxed) == FREE
+                && self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
                 return;
             }
         }
-        while self.0.swap(CONTENDED, Ordering::Acquire) != FREE {
-            futex::wait(&self.0, CONTENDED);
+        while self.word.swap(CONTENDED, Ordering::Acquire) != FREE {
+            futex::wait(&self.word, CONTENDED);
         }
     }
 
     #[inline]
     pub(crate) fn release(&self) {
-        if self.0.compare_exchange(HELD, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
+        if self.word.compare_exchange(HELD, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
             self.release_slowly();
         }
     }
 
     #[cold]
     fn release_slowly(&self) {
-        // What it passed it has taken for all of the fork.
-        if !forker::is_this_thread() {
+        // What was passed stays held.
+        if !self.is_passed() {
             self.open();
         }
+    }
+
+    /// Whether the calling thread holds it for its fork. Of a heap that another thread is just making it does not.
+    fn is_passed(&self) -> bool {
+        forker::is_this_thread() && self.for_fork.load(Ordering::Relaxed) != 0
     }
 
     /// Takes the lock for as long as a fork lasts, by a thread that becomes the [`forker`] then.
     pub(crate) fn hold_for_fork(&self) {
         self.acquire();
+        self.for_fork.store(1, Ordering::Relaxed);
         // Whoever releases it meanwhile must not find it plainly held. Where somebody sleeps, it is not.
-        let _ = self.0.compare_exchange(HELD, FORKED, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.word.compare_exchange(HELD, FORKED, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Releases what [`Self::hold_for_fork`] took, in the parent, by a thread that is the [`forker`] no more.
     pub(crate) fn release_after_fork(&self) {
-        self.open();
+        // One of a heap that a handler has made was never held.
+        if self.for_fork.swap(0, Ordering::Relaxed) != 0 {
+            self.open();
+        }
     }
 
     fn open(&self) {
-        if self.0.swap(FREE, Ordering::Release) == CONTENDED {
-            futex::wake_one(&self.0);
+        if self.word.swap(FREE, Ordering::Release) == CONTENDED {
+            futex::wake_one(&self.word);
         }
     }
 
     /// Forgets all holders and sleepers: only for the child of a fork, which has one thread.
     pub(crate) fn reset(&self) {
-        self.0.store(FREE, Ordering::Release);
+        self.for_fork.store(0, Ordering::Relaxed);
+        self.word.store(FREE, Ordering::Release);
     }
 }
 

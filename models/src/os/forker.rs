@@ -1,18 +1,20 @@
-//! Which of a model's threads forks.
+//! Which of a model's threads forks. A model's threads take turns on one thread of the test's, and other tests run on others.
 
 use loom::thread::{ThreadId, current};
-use std::sync::Mutex;
+use std::cell::Cell;
 
-static FORKER: Mutex<Option<ThreadId>> = Mutex::new(None);
+thread_local! {
+    static FORKER: Cell<Option<ThreadId>> = const { Cell::new(None) };
+}
 
 pub(crate) fn set_this_thread() {
-    *FORKER.lock().expect("nobody panics with it") = Some(current().id());
+    FORKER.set(Some(current().id()));
 }
 
 pub(crate) fn forget() {
-    *FORKER.lock().expect("nobody panics with it") = None;
+    FORKER.set(None);
 }
 
 pub(crate) fn is_this_thread() -> bool {
-    *FORKER.lock().expect("nobody panics with it") == Some(current().id())
+    FORKER.get() == Some(current().id())
 }
