@@ -118,6 +118,7 @@ impl Budget {
 mod tests {
     use super::Budget;
     use crate::os::mapping::OutOfMemory;
+    use core::sync::atomic::{AtomicBool, Ordering};
 
     fn pay(budget: &Budget, bytes: usize) -> Result<(), OutOfMemory> {
         budget.pay(bytes, || Ok(()))
@@ -156,11 +157,23 @@ mod tests {
     /// Attack: a thread that asks for too much again and again keeps others from what they may have.
     #[test]
     fn a_request_beyond_the_limit_is_not_felt_by_others() {
-        const ROUNDS: usize = 100_000;
+        const ROUNDS: usize = 200_000;
         let budget = Budget::new(100);
+        let (started, over) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let greedy = scope.spawn(|| (0..ROUNDS).filter(|_| pay(&budget, 1000).is_ok()).count());
+            let greedy = scope.spawn(|| {
+                let mut granted = 0;
+                while !over.load(Ordering::Relaxed) {
+                    granted += usize::from(pay(&budget, 1000).is_ok());
+                    started.store(true, Ordering::Relaxed);
+                }
+                granted
+            });
+            while !started.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
             let refused = (0..ROUNDS).filter(|_| pay(&budget, 90).map(|()| budget.refund(90)).is_err()).count();
+            over.store(true, Ordering::Relaxed);
             assert_eq!((greedy.join().expect("it ends"), refused), (0, 0));
         });
     }
